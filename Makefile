@@ -1,0 +1,39 @@
+# Every target works from a bare python3 (>= 3.11): the environment is made on first use, with the versions in constraints.txt.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+ONE    := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test test-slow benchmarks lint clean
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.all: $(VENV)/.core
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[images,cluster,dev]'
+	touch $@
+
+demo: $(VENV)/.core         ## the scaling-law experiment (about three minutes on two cores)
+	$(BIN)/python -m sims scaling --preset demo --out results/demo
+
+test: $(VENV)/.all          ## everything that needs no GPU (ten minutes or less on two cores)
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests --ignore tests/benchmarks
+
+test-slow: $(VENV)/.all     ## longer statistics
+	$(ONE) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests --ignore tests/benchmarks
+
+benchmarks: $(VENV)/.all    ## ratios measured in one run, printed as a table and stored as JSON
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-json=results/benchmarks.json
+
+lint: $(VENV)/.all          ## style, types and import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:                      ## removes the environment and the results
+	rm -rf $(VENV) results

@@ -1,0 +1,1 @@
+"""What is claimed about dataset distillation, and the algorithms themselves, over any array-API namespace."""
