@@ -1,0 +1,60 @@
+"""What every test stands on: Hypothesis profiles, run-time shape checks, array namespaces and the data folder.
+
+profiles    ci (default; derandomised, so a run is a function of the commit), dev (few random examples), deep (many);
+            choose with --hypothesis-profile
+shapes      jaxtyping signatures of `theory` and `sims` are checked by beartype on every call; int passes for float (PEP 484)
+xp          numpy, array_api_strict, torch and cupy in turn, by way of array_api_compat
+data_root   the folder of image data: $DISTILL_DATA, or `shared/data` in or beside the checkout
+"""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Before anything imports the packages: modules already loaded would stay unchecked.
+install_import_hook(["theory", "sims"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+settings.register_profile("dev", max_examples=10, deadline=None, database=None)
+settings.register_profile("ci", max_examples=30, deadline=None, database=None, derandomize=True)
+settings.register_profile("deep", max_examples=500, deadline=None, database=None)
+settings.load_profile("ci")
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMESPACES = {
+    "numpy": "array_api_compat.numpy",
+    "array_api_strict": "array_api_strict",
+    "torch": "array_api_compat.torch",
+    "cupy": "array_api_compat.cupy",
+}
+
+
+def _namespace(name: str) -> Any:
+    if name == "cupy":
+        cupy = pytest.importorskip("cupy", reason="CuPy is not installed", exc_type=ImportError)
+        if not cupy.is_available():
+            pytest.skip("no CUDA device for CuPy")
+    return importlib.import_module(NAMESPACES[name])
+
+
+# Session scope, so that Hypothesis tests may use it (a function-scoped fixture would not be renewed between examples).
+@pytest.fixture(scope="session", params=[pytest.param(name, marks=pytest.mark.gpu if name == "cupy" else ()) for name in NAMESPACES])
+def xp(request: pytest.FixtureRequest) -> Any:
+    """An array namespace."""
+    return _namespace(request.param)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder with the image data sets; tests that need it skip where there is none."""
+    candidates = (
+        [Path(os.environ["DISTILL_DATA"])] if "DISTILL_DATA" in os.environ else [ROOT / "shared" / "data", ROOT.parent / "shared" / "data"]
+    )
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    pytest.skip(f"no image data: set DISTILL_DATA (looked for {', '.join(str(folder) for folder in candidates)})")
