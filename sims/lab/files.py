@@ -1,0 +1,83 @@
+"""Files that are either whole or absent: a write goes to a temporary neighbour, reaches the disk, then takes its name in one step.
+
+A process that dies half-way leaves at most a hidden temporary file `.NAME.*.tmp`, which no reader looks at.
+"""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+TEMPORARY = ".*.tmp"
+
+
+class RunError(Exception):
+    """A fault the user can mend (place, input, disk). Its message is one line; programs print it and exit with status 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(str(message).split()))
+
+
+def file_error(error: OSError, path: Path) -> RunError:
+    """What an operating-system error at `path` means to the user, and what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"disk full while writing {path}: earlier results are untouched; free some space and run the same command again")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return RunError(f"cannot write {path} ({error.strerror}): choose an --out that you may write to")
+    return RunError(f"cannot use {path} ({error.strerror or error}): choose another --out")
+
+
+def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Puts `content` (text as UTF-8) at `path`, replacing what was there; readers see the old file or the new one, never a part.
+
+    Raises RunError when the place cannot be written; the old file then stands and no temporary file is left.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files private; results are meant to be read
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise file_error(error, path) from error
+
+
+def make_folder(path: Path) -> None:
+    """Creates the folder and its parents where they are missing; RunError when the place does not allow it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise file_error(error, path) from error
+
+
+def clean_leftovers(folder: Path) -> None:
+    """Removes the temporary files of writers that died in `folder`. Only the holder of the run's lock may call this."""
+    for leftover in folder.glob(TEMPORARY):
+        leftover.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself must survive a power cut; some network file systems do not sync folders, and then the file's own sync has to do.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

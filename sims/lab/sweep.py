@@ -1,0 +1,81 @@
+"""A sweep: the rows of a list of configurations, computed where the store does not hold them yet.
+
+An executor carries the pending trials out, here one after the other; any function of the same form (say, one that hands them to
+workers) can take its place. It yields outcomes as they end, in any order; storing them stays with the caller, who holds the lock.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sims.lab.progress import Bar, Silent
+from sims.lab.store import Row, TrialStore, trial_key
+
+Config = Mapping[str, Any]
+Trial = Callable[[Config], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one trial came to: its result, or the message of its numerical failure."""
+
+    result: Mapping[str, Any] = field(default_factory=dict)
+    failed: str | None = None
+
+
+Executor = Callable[[Trial, Sequence[Config]], Iterator[tuple[int, Outcome]]]
+
+
+def attempt(fn: Trial, config: Config) -> Outcome:
+    """fn(config); a FloatingPointError (numerical failure with its name) is an outcome, any other exception is the caller's."""
+    try:
+        return Outcome(fn(config))
+    except FloatingPointError as error:
+        return Outcome(failed=str(error) or "numerical failure")
+
+
+def serial(fn: Trial, configs: Sequence[Config]) -> Iterator[tuple[int, Outcome]]:
+    """The executor that runs the trials here, in order."""
+    for i, config in enumerate(configs):
+        yield i, attempt(fn, config)
+
+
+def run_trials(
+    store: TrialStore, kind: str, configs: Sequence[Config], fn: Trial, progress: Bar | None = None, executor: Executor = serial
+) -> list[Row]:
+    """One row a configuration, in their order. Stored trials are not run again; each new one is stored as soon as it ends.
+
+    A trial that fails numerically is stored with its message in `failed` and is not tried again; `failures(rows)` counts them.
+    For an executor that crosses processes `fn` must be importable there (a module-level function).
+    """
+    bar = Silent() if progress is None else progress
+    keys = [trial_key(kind, config) for config in configs]
+    rows: dict[str, Row] = {}
+    pending: dict[str, Config] = {}
+    for key, config in zip(keys, configs, strict=True):
+        row = rows.get(key) or store.get(kind, config)
+        if row is not None or key in pending:
+            bar.skip()
+        if row is not None:
+            rows[key] = row
+        else:
+            pending[key] = config
+    names, todo = list(pending), list(pending.values())
+    failed = len(failures(list(rows.values())))
+    for i, outcome in executor(fn, todo):
+        rows[names[i]] = row = _stored(store, kind, todo[i], outcome)
+        failed += row["failed"] is not None
+        bar.advance(note=f"{failed} failed" if failed else "")
+    return [rows[key] for key in keys]
+
+
+def failures(rows: Sequence[Row]) -> list[Row]:
+    """The rows of trials that failed numerically."""
+    return [row for row in rows if row["failed"] is not None]
+
+
+def _stored(store: TrialStore, kind: str, config: Config, outcome: Outcome) -> Row:
+    try:
+        return store.put(kind, config, outcome.result, outcome.failed)
+    except FloatingPointError as error:  # the trial gave NaN or infinity back without noticing
+        return store.put(kind, config, {}, str(error))
