@@ -1,12 +1,17 @@
 """Files that are either whole or absent: a write goes to a temporary neighbour, reaches the disk, then takes its name in one step.
 
-A process that dies half-way leaves at most a hidden temporary file `.NAME.*.tmp`, which no reader looks at.
+A process that dies half-way leaves at most a hidden temporary `.NAME.*.tmp`, which no reader looks at.
 """
 
 import errno
 import os
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import tomli_w
 
 TEMPORARY = ".*.tmp"
 
@@ -60,9 +65,25 @@ def make_folder(path: Path) -> None:
 
 
 def clean_leftovers(folder: Path) -> None:
-    """Removes the temporary files of writers that died in `folder`. Only the holder of the run's lock may call this."""
+    """Removes the temporary files and folders of writers that died in `folder`. Only the holder of the run's lock may call this."""
     for leftover in folder.glob(TEMPORARY):
-        leftover.unlink(missing_ok=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def toml_text(config: Mapping[str, Any]) -> str:
+    """A configuration as TOML: nested dicts become tables, tuples arrays, paths strings; None entries are left out (TOML has no null)."""
+
+    def prepared(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): prepared(item) for name, item in value.items() if item is not None}
+        if isinstance(value, list | tuple):
+            return [prepared(item) for item in value]
+        return str(value) if isinstance(value, os.PathLike) else value
+
+    return tomli_w.dumps(prepared(config))
 
 
 def _umask() -> int:

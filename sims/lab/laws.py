@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from scipy.optimize import nnls
 
 LEAST_POINTS = 3
@@ -49,7 +49,7 @@ class Crossing:
         return {"": self.value, "above": math.inf, "below": -math.inf}[self.side]
 
 
-def crossing(x: Float[np.ndarray, " m"], y: Float[np.ndarray, " m"], level: float) -> Crossing:
+def crossing(x: Real[np.ndarray, " m"], y: Real[np.ndarray, " m"], level: float) -> Crossing:
     """The first x at which y goes to `level` or under it; y is taken linear in log x between the neighbours.
 
     x increases and is positive; y may be +inf (then the crossing is put at the upper neighbour, the limit of the interpolation).
@@ -79,14 +79,14 @@ def ranked_median(draws: Float[np.ndarray, " n"]) -> float:
     return math.inf if low == -math.inf and high == math.inf else 0.5 * (low + high)
 
 
-def slope(x: Float[np.ndarray, " m"], y: Float[np.ndarray, " m"]) -> float:
+def slope(x: Real[np.ndarray, " m"], y: Real[np.ndarray, " m"]) -> float:
     """Least-squares slope of log y on log x."""
     u = np.log(x)
     u = u - u.mean()
     return float(u @ np.log(y) / (u @ u))
 
 
-def local_slopes(x: Float[np.ndarray, " m"], y: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m-1"]:
+def local_slopes(x: Real[np.ndarray, " m"], y: Real[np.ndarray, " m"]) -> Float[np.ndarray, " m-1"]:
     """Slopes of log y on log x between neighbouring points."""
     return np.diff(np.log(y)) / np.diff(np.log(x))
 
@@ -105,9 +105,9 @@ class Slope:
 
 
 def bootstrap_slope(
-    x: Sequence[float] | Float[np.ndarray, " m"],
-    y: Float[np.ndarray, " m"],
-    sample: Callable[[np.random.Generator], Float[np.ndarray, " m"]],
+    x: Sequence[float] | Real[np.ndarray, " m"],
+    y: Real[np.ndarray, " m"],
+    sample: Callable[[np.random.Generator], Real[np.ndarray, " m"]],
     *,
     rng: np.random.Generator,
     n: int,
@@ -136,7 +136,7 @@ def bootstrap_slope(
 
 
 def power_law(
-    x: Sequence[float] | Float[np.ndarray, " m"],
+    x: Sequence[float] | Real[np.ndarray, " m"],
     draws: Sequence[np.ndarray],
     statistic: Callable[[np.ndarray], float] = ranked_median,
     *,
@@ -234,7 +234,7 @@ class AdditiveFit:
 
 
 def additive_fit(
-    terms: Mapping[str, Float[np.ndarray, " m"]], y: Float[np.ndarray, " m"], resampled: Float[np.ndarray, "R m"] | None = None
+    terms: Mapping[str, Real[np.ndarray, " m"]], y: Real[np.ndarray, " m"], resampled: Float[np.ndarray, "R m"] | None = None
 ) -> AdditiveFit:
     """Least squares of the relative errors, sum_i (1 - sum_k c_k term_k(i) / y_i)^2 over c >= 0 (scipy.optimize.nnls).
 

@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
-import tomli_w
-
 from sims.lab.environment import environment
-from sims.lab.files import RunError, atomic_write, clean_leftovers, file_error, make_folder
+from sims.lab.files import RunError, atomic_write, clean_leftovers, file_error, make_folder, toml_text
 from sims.lab.store import TrialStore
 
 P = ParamSpec("P")
@@ -53,7 +51,7 @@ class RunFolder:
         also for one that holds a run already.
         """
         path = Path(path)
-        asked = _as_toml(config)
+        asked = toml_text(config)
         _refuse_foreign(path)
         make_folder(path)
         lock = _take_lock(path)
@@ -178,17 +176,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
-
-
-def _as_toml(config: Mapping[str, Any]) -> str:
-    def prepared(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(name): prepared(item) for name, item in value.items() if item is not None}
-        if isinstance(value, list | tuple):
-            return [prepared(item) for item in value]
-        return str(value) if isinstance(value, os.PathLike) else value
-
-    return tomli_w.dumps(prepared(config))
 
 
 def _record_environment(path: Path, record: dict[str, Any]) -> None:

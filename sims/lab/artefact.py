@@ -1,0 +1,161 @@
+"""A distilled set on disk: a folder of tensors, a card, the configuration and pictures, sealed by SHA256SUMS.
+
+    data.safetensors (always), transform.safetensors and other tensor files, card.md, config.toml, *.png
+    SHA256SUMS       one line "<hex>  <name>" for each file, as `sha256sum -c` reads it; written last
+
+The folder is built under a temporary name and renamed, so it is complete or absent. Reading runs no code: safetensors and TOML hold data
+only, and a file is parsed from the very bytes whose checksum was verified.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from sims.lab.files import RunError, atomic_write, file_error, make_folder, toml_text
+
+SUMS = "SHA256SUMS"
+CARD = "card.md"
+CONFIG = "config.toml"
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What an artefact folder holds. `tensors` is keyed by file name, then by tensor name."""
+
+    tensors: Mapping[str, Tensors]
+    card: str
+    config: Mapping[str, Any]
+    images: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Tensors:
+        return self.tensors["data.safetensors"]
+
+
+def write_artefact(
+    folder: str | os.PathLike[str],
+    tensors: Mapping[str, Tensors],
+    card: str,
+    config: Mapping[str, Any],
+    images: Mapping[str, bytes] | None = None,
+    *,
+    replace: bool = False,
+) -> Path:
+    """Writes the folder (see the head of the module) and gives its path back.
+
+    tensors  {"data.safetensors": {"images": ..., "labels": ...}, ...}: real or integer arrays of any shape, all finite
+    images   {"grid.png": bytes of a PNG file}
+    replace  whether an artefact that lies there may go; only then, and only when the new one is complete
+    Raises RunError when the place is taken or not writable, ValueError for names or arrays that have no place in the folder.
+    """
+    folder = Path(folder)
+    content = _content(tensors, card, config, images or {})
+    if folder.exists() and not (replace and (folder / SUMS).is_file()):
+        raise RunError(f"{folder} exists already: choose another place for the distilled set")
+    make_folder(folder.parent)
+    try:
+        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    except OSError as error:
+        raise file_error(error, folder) from error
+    try:
+        for name, data in content.items():
+            atomic_write(building / name, data)
+        atomic_write(building / SUMS, "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items()))
+        building.chmod(0o755)
+        if folder.exists():
+            old = folder.with_name(f".{folder.name}.old.tmp")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            building.rename(folder)
+            shutil.rmtree(old)
+        else:
+            building.rename(folder)
+    except OSError as error:
+        raise file_error(error, folder) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
+    """The artefact in `folder`, every file checked against SHA256SUMS first.
+
+    Raises RunError naming the file that is missing, changed or unreadable. Files that SHA256SUMS does not list are not looked at.
+    """
+    folder = Path(folder)
+    content = {name: _checked(folder / name, digest) for name, digest in _sums(folder / SUMS).items()}
+    for name in ("data.safetensors", CARD, CONFIG):
+        if name not in content:
+            raise RunError(f"{folder / SUMS} does not list {name}: this is no complete distilled set")
+    tensors: dict[str, Tensors] = {}
+    for name in content:
+        if name.endswith(".safetensors"):
+            try:
+                tensors[name] = safetensors.numpy.load(content[name])
+            except Exception as error:  # the format's errors are of several unrelated classes
+                raise RunError(f"{folder / name} is no readable tensor file ({error})") from error
+    try:
+        card, config = content[CARD].decode(), tomllib.loads(content[CONFIG].decode())
+    except ValueError as error:
+        raise RunError(f"{folder}: {CARD} or {CONFIG} cannot be read ({error})") from error
+    return Artefact(tensors, card, config, {name: data for name, data in content.items() if name.endswith(".png")})
+
+
+def _content(tensors: Mapping[str, Tensors], card: str, config: Mapping[str, Any], images: Mapping[str, bytes]) -> dict[str, bytes]:
+    if "data.safetensors" not in tensors:
+        raise ValueError(f"a distilled set needs data.safetensors, there are {sorted(tensors)}")
+    for names, suffix in ((tensors, ".safetensors"), (images, ".png")):
+        for name in names:
+            if not name.endswith(suffix) or Path(name).name != name or "\n" in name:
+                raise ValueError(f"file name {name!r} must be a plain name ending in {suffix}")
+    content = {name: safetensors.numpy.save(_ready(name, arrays)) for name, arrays in tensors.items()}
+    return content | dict(images) | {CARD: card.encode(), CONFIG: toml_text(config).encode()}
+
+
+def _ready(file: str, arrays: Tensors) -> dict[str, np.ndarray]:
+    ready: dict[str, np.ndarray] = {}
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"{file}: {name} has type {array.dtype}, which a tensor file cannot hold")
+        if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+            raise FloatingPointError(f"{file}: {name} holds NaN or infinity, the distilled set is not written")
+        # safetensors copies the buffer as it lies in memory: it must be in C order and of this machine's byte order
+        ready[name] = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    return ready
+
+
+def _sums(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is missing: {path.parent} is no complete distilled set") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error})") from error
+    sums: dict[str, str] = {}
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if len(digest) != 64 or not name or Path(name).name != name:
+            raise RunError(f"{path} has a line that is no checksum of a file beside it: {line[:80]!r}")
+        sums[name] = digest
+    return sums
+
+
+def _checked(path: Path, digest: str) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} is missing or unreadable ({error.strerror}): the distilled set is not complete") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise RunError(f"{path} does not match its checksum in {SUMS}: it was changed or damaged, fetch or distil it again")
+    return data
