@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Before anything imports the packages: modules already loaded would stay unchecked.
 install_import_hook(["theory", "sims"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
-settings.register_profile("dev", max_examples=10, deadline=None, database=None)
-settings.register_profile("ci", max_examples=30, deadline=None, database=None, derandomize=True)
-settings.register_profile("deep", max_examples=500, deadline=None, database=None)
+# A conformance suite runs one inherited test from several classes, which Hypothesis would otherwise take for a mistake.
+INHERITED = [HealthCheck.differing_executors]
+settings.register_profile("dev", max_examples=10, deadline=None, database=None, print_blob=True, suppress_health_check=INHERITED)
+settings.register_profile(
+    "ci", max_examples=30, deadline=None, database=None, print_blob=True, suppress_health_check=INHERITED, derandomize=True
+)
+settings.register_profile("deep", max_examples=500, deadline=None, database=None, print_blob=True, suppress_health_check=INHERITED)
 settings.load_profile("ci")
 
 ROOT = Path(__file__).resolve().parents[1]

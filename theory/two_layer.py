@@ -46,15 +46,26 @@ def loss(theta: Leaves, s: Leaves) -> float:
     return 0.5 * float(array_namespace(e).mean(e * e))
 
 
+def _gradient(theta: Leaves, x: Any, parts: Forward, e: Any) -> Leaves:
+    """The three parts from e = (f - y)/M."""
+    a = theta[0]
+    rows = e[:, None] * parts.gate
+    return e @ parts.features, a[:, None] * (rows.T @ x), a * array_namespace(x).sum(rows, axis=0)
+
+
 def gradient(theta: Leaves, s: Leaves) -> Leaves:
     """(d loss / d a, d loss / d W, d loss / d b)."""
-    a, _, _ = theta
     x, y = s
-    xp = array_namespace(x)
-    gate, features, f = forward(theta, x)
-    e = (f - y) / x.shape[0]
-    rows = e[:, None] * gate
-    return e @ features, a[:, None] * (rows.T @ x), a * xp.sum(rows, axis=0)
+    parts = forward(theta, x)
+    return _gradient(theta, x, parts, (parts.f - y) / x.shape[0])
+
+
+def loss_and_gradient(theta: Leaves, s: Leaves) -> tuple[float, Leaves]:
+    """(loss, its gradient in theta) from one forward pass."""
+    x, y = s
+    parts = forward(theta, x)
+    e = parts.f - y
+    return 0.5 * float(array_namespace(e).mean(e * e)), _gradient(theta, x, parts, e / x.shape[0])
 
 
 class _Directional(NamedTuple):
@@ -114,3 +125,10 @@ def symmetric_init(d: int, width: int, rng: np.random.Generator) -> Leaves:
     half /= np.linalg.norm(half, axis=1, keepdims=True)
     a = np.where(rng.integers(0, 2, width // 2) == 1, 1.0, -1.0)
     return np.concatenate([a, -a]), np.concatenate([half, half]), np.zeros(width)
+
+
+def gaussian_init(d: int, width: int, rng: np.random.Generator) -> Leaves:
+    """Standard start: a_i ~ N(0, 1/L), w_i ~ N(0, I_d / d), b = 0. float64 NumPy."""
+    if width < 1 or d < 1:
+        raise ValueError(f"width and input dimension must be >= 1: L={width}, d={d}")
+    return rng.standard_normal(width) / np.sqrt(width), rng.standard_normal((width, d)) / np.sqrt(d), np.zeros(width)

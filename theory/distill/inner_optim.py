@@ -12,7 +12,7 @@ Formulas derived here by the chain rule; tests/theory/distill holds them against
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from array_api_compat import array_namespace
 
@@ -30,6 +30,7 @@ class Cotangents(NamedTuple):
     d_lr: Any
 
 
+@runtime_checkable
 class InnerOptimiser(Protocol):
     """A first-order optimiser and its adjoint."""
 

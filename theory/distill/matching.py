@@ -9,7 +9,7 @@ matching is an Objective for the sweep. Distances take (g_S, g_T) and return (va
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -60,6 +60,7 @@ def gradient_matching(problem: InnerProblem, distance: Distance, theta: Leaves, 
     return value, problem.mixed(theta, s, xi, c)
 
 
+@runtime_checkable
 class RealLoss(Protocol):
     """The training loss on real data."""
 

@@ -5,7 +5,7 @@ g_t = d loss(theta_t, S; xi_t) / d theta. xi_t is the step's noise (batch indice
 a reverse sweep replays the forward run exactly.
 """
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ Noise: TypeAlias = Any
 """Whatever a problem draws for one step; opaque to the algorithms, drawn from a numpy Generator, replayed as it is."""
 
 
+@runtime_checkable
 class InnerProblem(Protocol):
     """One training run seen from outside: the gradient of its loss, and that gradient's transpose products."""
 
@@ -39,6 +40,7 @@ class InnerProblem(Protocol):
         ...
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A scalar function of the trained parameters (and of S, where it depends on S directly)."""
 

@@ -9,7 +9,7 @@ objective is read at theta_stop and nothing runs after it. A policy draws one wi
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class Window:
         return self.stop - self.start
 
 
+@runtime_checkable
 class WindowPolicy(Protocol):
     """Draws one window an outer step."""
 
