@@ -8,7 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from io import StringIO
+from typing import Protocol, TextIO, runtime_checkable
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,8 +19,10 @@ from rich.progress import Progress as RichProgress
 EVERY = 30.0  # seconds between plain lines
 
 Clock = Callable[[], float]
+Stream = TextIO | StringIO
 
 
+@runtime_checkable
 class Bar(Protocol):
     """What a piece of work reports to."""
 
@@ -76,7 +79,7 @@ class Meter:
 
 
 @contextmanager
-def progress(total: int, label: str, *, stream: TextIO | None = None, clock: Clock = time.monotonic) -> Iterator[Meter]:
+def progress(total: int, label: str, *, stream: Stream | None = None, clock: Clock = time.monotonic) -> Iterator[Meter]:
     """A Bar over `total` steps named `label`, on `stream` (stderr). A last plain line says how many were done in what time."""
     out = sys.stderr if stream is None else stream
     if out.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
@@ -93,7 +96,7 @@ def progress(total: int, label: str, *, stream: TextIO | None = None, clock: Clo
 
 
 class _Lines:
-    def __init__(self, label: str, stream: TextIO, clock: Clock) -> None:
+    def __init__(self, label: str, stream: Stream, clock: Clock) -> None:
         self.label, self.stream, self.clock = label, stream, clock
         self.last = clock()
 
@@ -105,7 +108,7 @@ class _Lines:
 
 
 @contextmanager
-def _live(total: int, label: str, stream: TextIO, clock: Clock) -> Iterator[Meter]:
+def _live(total: int, label: str, stream: Stream, clock: Clock) -> Iterator[Meter]:
     console = Console(file=stream, force_terminal=True)
     columns = TextColumn(escape(label)), BarColumn(), TextColumn("{task.fields[status]}", markup=False)
     with RichProgress(*columns, console=console, get_time=clock, refresh_per_second=4) as bar:
@@ -121,7 +124,7 @@ def _live(total: int, label: str, stream: TextIO, clock: Clock) -> Iterator[Mete
 
 def duration(seconds: float) -> str:
     """1.2 s, 48 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from sims.lab.environment import environment
 from sims.lab.files import RunError, atomic_write, clean_leftovers, file_error, make_folder, toml_text
@@ -42,7 +42,7 @@ class RunFolder:
         free: Collection[str] = (),
         backend: str = "numpy",
         seed: int | None = None,
-    ) -> Self:
+    ) -> "RunFolder":
         """Creates the folder or takes up the run that lies in it, and locks it.
 
         config  what determines the results (nested dicts allowed; a None entry is left out, TOML has no null)
@@ -85,7 +85,7 @@ class RunFolder:
         """Lets the folder go. The lock file stays: removing it would let two later runs lock different files."""
         os.close(self.lock)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *_: object) -> None:

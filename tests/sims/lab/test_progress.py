@@ -80,15 +80,28 @@ def test_steps_found_done_are_no_speed_and_notes_stay() -> None:
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_an_exception_passes_and_what_was_done_is_said(stream: type[io.StringIO]) -> None:
     out = stream()
-    with pytest.raises(KeyboardInterrupt), progress(9, "t", stream=out, clock=Hand()) as bar:
-        bar.advance(2)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with progress(9, "t", stream=out, clock=Hand()) as bar:
+            bar.advance(2)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert "2/9" in out.getvalue()
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.04, "0.0 s"), (9.96, "10 s"), (59.7, "1 min 00 s"), (185, "3 min 05 s"), (3599.9, "1 h 00 min"), (7800, "2 h 10 min")],
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.7, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.9, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+    ],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
