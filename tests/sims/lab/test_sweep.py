@@ -38,7 +38,11 @@ def shuffled(fn: Trial, configs: Sequence[Config]) -> Iterator[tuple[int, Outcom
     yield from ((i, attempt(fn, configs[i])) for i in order)
 
 
-@given(asked=st.lists(st.integers(0, 9), max_size=6), there=st.sets(st.integers(0, 9), max_size=5), executor=st.sampled_from([serial, shuffled]))
+@given(
+    asked=st.lists(st.integers(0, 9), max_size=6),
+    there=st.sets(st.integers(0, 9), max_size=5),
+    executor=st.sampled_from([serial, shuffled]),
+)
 def test_rows_are_in_order_and_only_missing_trials_run(asked: list[int], there: set[int], executor: Any) -> None:
     calls: list[int] = []
 
