@@ -132,4 +132,6 @@ def one_graph(
     value = objective(state, s_leaf)
     grads = torch.autograd.grad(value, (*s_leaf, log_lr, *window_start))
     n = len(s_leaf)
-    return OneGraph(float(value), tuple(to_numpy(q) for q in grads[:n]), float(grads[n]), tuple(to_numpy(q) for q in grads[n + 1 :]))
+    return OneGraph(
+        float(value.detach()), tuple(to_numpy(q) for q in grads[:n]), float(grads[n].detach()), tuple(to_numpy(q) for q in grads[n + 1 :])
+    )

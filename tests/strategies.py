@@ -78,11 +78,12 @@ def smooth_points(draw: st.DrawFn, max_points: int = 5) -> tuple[Leaves, Leaves]
     return theta, s
 
 
-optimisers: st.SearchStrategy[InnerOptimiser] = st.one_of(
-    st.builds(SGD, lr=st.floats(0.01, 0.3), weight_decay=st.sampled_from([0.0, 0.05])),
-    st.builds(Momentum, lr=st.floats(0.01, 0.2), momentum=st.floats(0.0, 0.95), weight_decay=st.sampled_from([0.0, 0.05])),
-    st.builds(Adam, lr=st.floats(1e-3, 0.1), b1=st.floats(0.0, 0.95), b2=st.floats(0.5, 0.9999), eps=st.sampled_from([1e-8, 1e-4])),
-)
+OPTIMISERS: dict[str, st.SearchStrategy[InnerOptimiser]] = {
+    "sgd": st.builds(SGD, lr=st.floats(0.01, 0.3), weight_decay=st.sampled_from([0.0, 0.05])),
+    "momentum": st.builds(Momentum, lr=st.floats(0.01, 0.2), momentum=st.floats(0.0, 0.95), weight_decay=st.sampled_from([0.0, 0.05])),
+    "adam": st.builds(Adam, lr=st.floats(1e-3, 0.1), b1=st.floats(0.0, 0.95), b2=st.floats(0.5, 0.9999), eps=st.sampled_from([1e-8, 1e-4])),
+}
+optimisers = st.one_of(*OPTIMISERS.values())
 
 
 @st.composite
