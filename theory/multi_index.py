@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 from jaxtyping import Float
-from scipy.stats import ortho_group
 
 from theory import hermite
 
@@ -86,6 +85,23 @@ class HermiteLink:
             if sum(orders) == 1:
                 beta[orders.index(1)] += c
         return beta
+
+    @property
+    def residual(self) -> "HermiteLink":
+        """The link without its constant and linear terms (at least one term of degree >= 2 must be left)."""
+        return HermiteLink(tuple(term for term in self.terms if sum(term[1]) >= 2))
+
+    @property
+    def radial_moment(self) -> float:
+        """E[g(z)^2 |z|^2] of the residual link, = r E g^2 + 2 E|grad g|^2 + 2 E[g Laplace g] (Gaussian integration by parts twice)."""
+        terms = {orders: c for c, orders in self.residual.terms}
+        total = 0.0
+        for orders, c in terms.items():
+            total += (self.r + 2 * sum(orders)) * c * c
+            for j, k in enumerate(orders):
+                lower = (*orders[:j], k - 2, *orders[j + 1 :])
+                total += 2.0 * c * terms.get(lower, 0.0) * math.sqrt(k * (k - 1)) if k >= 2 else 0.0
+        return total
 
     @property
     def hessian(self) -> Float[np.ndarray, "r r"]:
@@ -229,13 +245,9 @@ class MultiIndexModel:
 
 
 def draw_index(d: int, r: int, rng: np.random.Generator) -> Float[np.ndarray, "d r"]:
-    """A Haar-random orthonormal (d, r) matrix."""
+    """A Haar-random orthonormal (d, r) matrix: the Q of a Gaussian matrix whose R has a positive diagonal."""
     if not 1 <= r <= d:
         raise ValueError(f"need 1 <= r <= d: r={r}, d={d}")
-    if d == 1:
-        return np.ones((1, 1))
-    if r == d:
-        return ortho_group.rvs(d, random_state=rng)
     q, upper = np.linalg.qr(rng.standard_normal((d, r)))
     return q * np.where(np.diag(upper) < 0, -1.0, 1.0)
 

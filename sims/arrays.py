@@ -1,0 +1,96 @@
+"""Where arrays live and where Gaussian samples come from: namespace, host and device moves, chunked streams.
+
+A stream of N samples is never stored: chunk k is drawn from SeedSequence(entropy, spawn_key + (k,)) and can be drawn again at any
+time, so every pass over the data sees the same samples with O(chunk) memory. Draws are NumPy's on every backend unless `native`
+asks for the device's own generator (faster on a GPU, other samples).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import array_api_compat.numpy as np_compat
+import numpy as np
+
+from theory.distill.leaves import Array
+
+BACKENDS = ("auto", "numpy", "cupy")
+DTYPES = ("float32", "float64")
+
+
+class BackendError(ValueError):
+    """The asked-for backend cannot run here."""
+
+
+def cupy_device() -> str | None:
+    """Name of the CUDA device that CuPy sees, or None."""
+    try:
+        import cupy
+
+        if cupy.cuda.runtime.getDeviceCount() < 1:
+            return None
+        return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    except Exception:  # CuPy raises many kinds where driver or device is missing
+        return None
+
+
+def namespace(backend: str) -> Any:
+    """The array namespace of a backend: `auto` is CuPy where a device answers, else NumPy."""
+    if backend not in BACKENDS:
+        raise BackendError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    if backend == "numpy":
+        return np_compat
+    if cupy_device() is None:
+        if backend == "cupy":
+            raise BackendError("backend 'cupy' needs CuPy and a CUDA device; install the gpu extra or use --backend numpy")
+        return np_compat
+    import array_api_compat.cupy as cp_compat
+
+    return cp_compat
+
+
+def is_cupy(xp: Any) -> bool:
+    """Whether xp is the CuPy namespace."""
+    return xp.__name__.endswith("cupy")
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """The array on the host."""
+    return x.get() if hasattr(x, "get") else np.asarray(x)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianStream:
+    """N samples x ~ N(0, I_d) with label-noise draws xi ~ N(0, 1), in chunks (x (n, d), xi (n,))."""
+
+    seed: np.random.SeedSequence
+    n: int
+    d: int
+    xp: Any = np_compat
+    dtype: str = "float64"
+    chunk: int = 8192
+    native: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.d < 1 or self.chunk < 1:
+            raise ValueError(f"a stream needs N >= 1 samples, d >= 1 and chunk >= 1: N={self.n}, d={self.d}, chunk={self.chunk}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
+        if self.native and not is_cupy(self.xp):
+            raise ValueError("native draws need the CuPy backend")
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        for k, start in enumerate(range(0, self.n, self.chunk)):
+            yield self._draw(k, min(self.chunk, self.n - start))
+
+    def _draw(self, k: int, n: int) -> tuple[Array, Array]:
+        seed = np.random.SeedSequence(self.seed.entropy, spawn_key=(*self.seed.spawn_key, k))
+        dtype: Any = np.dtype(self.dtype)
+        if self.native:
+            import cupy
+
+            rng = cupy.random.Generator(cupy.random.Philox4x3210(int(seed.generate_state(1, np.uint64)[0])))
+            return rng.standard_normal((n, self.d), dtype=dtype), rng.standard_normal((n,), dtype=dtype)
+        rng = np.random.default_rng(seed)
+        x, xi = rng.standard_normal((n, self.d), dtype=dtype), rng.standard_normal(n, dtype=dtype)
+        return (x, xi) if self.xp is np_compat else (self.xp.asarray(x), self.xp.asarray(xi))
