@@ -92,6 +92,17 @@ class RunFolder:
         self.close()
 
 
+def stored_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration of the run in `path`, for programs that only read (no lock taken). RunError when there is none."""
+    file = Path(path) / "config.toml"
+    try:
+        return tomllib.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise RunError(f"{path} is no run folder (it has no config.toml)") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}): choose another folder") from error
+
+
 def main_guard(program: Callable[P, T]) -> Callable[P, T]:
     """Makes a program's main speak plainly: one line on stderr and an exit status in the place of a traceback.
 
@@ -155,11 +166,7 @@ def _take_lock(path: Path) -> int:
 
 
 def _refuse_other(path: Path, asked: dict[str, Any], free: Collection[str]) -> None:
-    try:
-        there = tomllib.loads((path / "config.toml").read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}/config.toml cannot be read ({error}): choose another --out") from error
-    old, new = _flat(there), _flat(asked)
+    old, new = _flat(stored_config(path)), _flat(asked)
     different = [name for name in sorted(old.keys() | new.keys()) if name not in free and old.get(name) != new.get(name)]
     if different:
         shown = ", ".join(f"{name} = {_word(old, name)} there, {_word(new, name)} asked" for name in different[:3])

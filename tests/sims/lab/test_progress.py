@@ -41,6 +41,13 @@ def test_plain_lines_come_every_thirty_seconds() -> None:
     ]
 
 
+def test_the_end_is_told_once() -> None:
+    assert [line.split(",")[0] for line in drive(io.StringIO(), 2, 40.0).splitlines()] == [
+        "trials [d]: 1/2",
+        "trials [d]: 2/2 in 1 min 20 s",
+    ]
+
+
 def test_a_short_piece_of_work_is_one_plain_line() -> None:
     assert drive(io.StringIO(), 5, 0.5) == "trials [d]: 5/5 in 2.5 s\n"
 

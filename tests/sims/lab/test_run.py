@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sims.lab.environment import environment
-from sims.lab.run import RunError, RunFolder, main_guard
+from sims.lab.run import RunError, RunFolder, main_guard, stored_config
 from sims.lab.store import TrialStore
 
 CONFIG = {"preset": "demo", "d": [16, 32], "link": {"name": "quadratic", "noise": 0.0}, "seed": None}
@@ -86,6 +86,9 @@ def test_a_damaged_configuration_or_record(tmp_path: Path) -> None:
     (tmp_path / "env.json").write_text("{")
     with RunFolder.open(tmp_path, CONFIG, seed=5):
         assert json.loads((tmp_path / "env.json").read_text())["seed"] == 5
+    assert stored_config(tmp_path)["d"] == [16, 32]
+    with pytest.raises(RunError, match="is no run folder"):
+        stored_config(tmp_path / "absent")
     (tmp_path / "config.toml").write_text("preset = ")
     with pytest.raises(RunError, match=r"config\.toml cannot be read"):
         RunFolder.open(tmp_path, CONFIG)
