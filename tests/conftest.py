@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Before anything imports the packages: modules already loaded would stay unchecked.
-install_import_hook(["theory", "sims"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# Checks draw no random item of a container: a random draw inside a strategy would make the examples irreproducible.
+CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True, is_random=False))"
+install_import_hook(["theory", "sims"], CHECKER)
 
 # A conformance suite runs one inherited test from several classes, which Hypothesis would otherwise take for a mistake.
 INHERITED = [HealthCheck.differing_executors]
