@@ -65,7 +65,7 @@ def test_zero_gradients_pass():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("average", [None, 1.0])
 def test_non_finite_gradients_stop_the_run(bad, average):
-    with pytest.raises(Diverged, match="meta-gradient norm is (nan|inf)"):
+    with pytest.raises(Diverged, match=r"meta-gradient norm is (nan|inf)"):
         NormClip()((np.array([1.0, bad]),), average)
 
 
