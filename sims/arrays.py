@@ -6,7 +6,7 @@ asks for the device's own generator (faster on a GPU, other samples).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import array_api_compat.numpy as np_compat
@@ -25,7 +25,7 @@ class BackendError(ValueError):
 def cupy_device() -> str | None:
     """Name of the CUDA device that CuPy sees, or None."""
     try:
-        import cupy
+        import cupy  # pyright: ignore[reportMissingImports]
 
         if cupy.cuda.runtime.getDeviceCount() < 1:
             return None
@@ -87,10 +87,17 @@ class GaussianStream:
         seed = np.random.SeedSequence(self.seed.entropy, spawn_key=(*self.seed.spawn_key, k))
         dtype: Any = np.dtype(self.dtype)
         if self.native:
-            import cupy
+            import cupy  # pyright: ignore[reportMissingImports]
 
-            rng = cupy.random.Generator(cupy.random.Philox4x3210(int(seed.generate_state(1, np.uint64)[0])))
-            return rng.standard_normal((n, self.d), dtype=dtype), rng.standard_normal((n,), dtype=dtype)
-        rng = np.random.default_rng(seed)
-        x, xi = rng.standard_normal((n, self.d), dtype=dtype), rng.standard_normal(n, dtype=dtype)
+            x_rng, xi_rng = (cupy.random.Generator(cupy.random.Philox4x3210(int(c.generate_state(1, np.uint64)[0]))) for c in seed.spawn(2))
+            return x_rng.standard_normal((n, self.d), dtype=dtype), xi_rng.standard_normal((n,), dtype=dtype)
+        x_rng, xi_rng = (np.random.default_rng(child) for child in seed.spawn(2))
+        x, xi = x_rng.standard_normal((n, self.d), dtype=dtype), xi_rng.standard_normal(n, dtype=dtype)
         return (x, xi) if self.xp is np_compat else (self.xp.asarray(x), self.xp.asarray(xi))
+
+    def head(self, n: int) -> tuple[Array, Array]:
+        """The first n samples as one pair of arrays."""
+        if not 1 <= n <= self.n:
+            raise ValueError(f"the stream has N={self.n} samples: n={n}")
+        x, xi = zip(*replace(self, n=n), strict=True)
+        return self.xp.concat(x, axis=0), self.xp.concat(xi, axis=0)
