@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from theory.distill.inner_optim import InnerOptimiser, Slots
 from theory.distill.leaves import Leaves, add, norm, zeros_like
 from theory.distill.problem import Diverged, InnerProblem, Noise
@@ -60,6 +62,7 @@ class Sweep:
     slots: Slots
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is found at the end and named
 def unroll(
     problem: InnerProblem,
     optimiser: InnerOptimiser,

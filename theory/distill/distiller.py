@@ -70,6 +70,7 @@ def start(distiller: Distiller, s: Leaves) -> OuterState:
     return OuterState(s, distiller.outer.init(s), None, None if distiller.ema_decay is None else s, 0)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # `distil` looks at the result and names what diverged
 def meta_gradient(
     problem: InnerProblem, objective: Objective, distiller: Distiller, s: Leaves, seed: np.random.SeedSequence
 ) -> MetaGradient:

@@ -6,6 +6,7 @@ Parameters theta, distilled data S and their cotangents are all Leaves. The arra
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import numpy as np
 from array_api_compat import array_namespace
 
 Array: TypeAlias = Any
@@ -43,8 +44,9 @@ def dot(x: Leaves, y: Leaves) -> Array:
     return sum(parts[1:], start=parts[0])
 
 
+@np.errstate(over="ignore")
 def norm(x: Leaves) -> float:
-    """Euclidean norm ||x||_2 over all leaves."""
+    """Euclidean norm ||x||_2 over all leaves; inf where its square overflows, which is how runs notice that they diverge."""
     return float(dot(x, x)) ** 0.5
 
 
