@@ -1,0 +1,1 @@
+"""The PyTorch runtime: the algorithms of `theory.distill` on networks and real images."""
