@@ -1,0 +1,160 @@
+"""The scaling law of the distilled set's memory, measured: which trials are run, and which exponents come out of them.
+
+    risk sweep      real samples; r = base_r over d, then over L, then r at base_d. L J/(r d) is held near `diversity`, N/d^2 at `samples`
+    head sweep      labels that recover a head on line inputs, over L
+    spectrum sweep  population mode, L -> infinity: the least M1 of three conditioning criteria, over r
+    risk in r       population mode: the least M1 at which the risk is within `risk_ratio` of the teacher's, over r
+
+The paper (Kinoshita et al., arXiv:2603.14830, abstract) states memory Theta~(r^2 d + L). Which measurement stands for which term, and the
+finite-size predictions, are derived here (theory.predictions, theory.spectrum).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sims import population, trials
+from sims.lab.progress import Bar
+from sims.lab.store import Row, TrialStore
+from sims.lab.sweep import Executor, run_trials
+from sims.pipeline import Task
+
+CRITERIA = ("common_mode", "conditioning", "reflected")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A scaling experiment. Every threshold, grid and seed count is fixed here, before anything is run."""
+
+    d: tuple[int, ...] = (16, 32, 64, 128)  # input dimensions of the d sweep
+    L: tuple[int, ...] = (64, 128, 256)  # widths of the L sweep
+    r: tuple[int, ...] = (8, 16, 32, 64, 128)  # intrinsic dimensions of the spectrum sweep
+    r_risk: tuple[int, ...] = (3, 4, 6, 8, 11)  # intrinsic dimensions of the population risk
+    r_real: tuple[int, ...] = (3, 4)  # further intrinsic dimensions with real samples, for the additive fit
+    seeds: int = 12  # seeds of each real-sample task
+    draws: int = 24  # draws of the population measurements
+    draws_top: int = 6  # draws at the largest r of the spectrum sweep
+    head_seeds: int = 5  # seeds of the head sweep
+    seed: int = 0  # root seed
+    base_d: int = 32  # input dimension of the L and r sweeps
+    base_r: int = 2  # intrinsic dimension of the d and L sweeps
+    base_L: int = 128  # width of the d sweep
+    L_real: int = 256  # width of the tasks in r_real
+    link: str = "cubic"  # link of the real-sample tasks
+    samples: float = 16.0  # N / d^2
+    diversity: float = 8.0  # L J / (r d)
+    level: float = 0.1  # absolute risk that a distilled set has to reach, the same for all d, r and L
+    m1_low: float = 0.75  # grid of M1 from m1_low r^2 ...
+    m1_high: float = 10.5  # ... to m1_high r^2, neighbours at most a factor 1.4 apart where integers allow
+    m2_shares: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # grid of M2 / L
+    functional_ratio: float = 1.5  # labels suffice when the risk is within this factor of a head on real samples
+    tolerance: float = 1e-6  # relative head error that counts as recovered
+    head_L: tuple[int, ...] = (32, 64, 128, 256, 512)  # widths of the head sweep
+    head_shares: tuple[float, ...] = (0.5, 0.7, 0.9, 1.1, 1.4, 2.0)  # grid of M2 / L of the head sweep, beside L - 1, L, L + 1
+    head_samples: int = 4000  # real samples for a head
+    validation: int = 2000  # held-out samples that pick the ridge penalty
+    test: int = 4000  # test samples
+    risk_ratio: float = 1.25  # population risk over the teacher's
+    risk_draws: int = 8  # draws of the population risk
+
+    def __post_init__(self) -> None:
+        for name in ("d", "L", "r", "r_risk", "head_L"):
+            values = getattr(self, name)
+            if len(values) < 3 or list(values) != sorted(set(values)):
+                raise ValueError(f"an exponent in {name} needs at least three increasing values: {name}={list(values)}")
+        for name in ("seeds", "draws", "draws_top", "head_seeds", "risk_draws"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"an interval needs at least two draws: {name}={getattr(self, name)}")
+        for d, r, width in self.tasks():
+            Task(**self.task(d, r, width))
+        if not 0 < self.level < 1:
+            raise ValueError(f"the risk level must lie in (0, 1): level={self.level}")
+
+    def tasks(self) -> list[tuple[int, int, int]]:
+        """(d, r, L) of the risk sweep, without repeats."""
+        along_d = [(d, self.base_r, self.base_L) for d in self.d]
+        along_l = [(self.base_d, self.base_r, width) for width in self.L]
+        along_r = [(self.base_d, r, self.L_real) for r in self.r_real]
+        return list(dict.fromkeys(along_d + along_l + along_r))
+
+    def task(self, d: int, r: int, width: int) -> dict[str, Any]:
+        """The fields of the Task at (d, r, L); heads use all samples where there are fewer than head_samples."""
+        starts = max(1, round(self.diversity * r * d / width))
+        counts = {
+            "head_samples": min(self.head_samples, round(self.samples * d * d)),
+            "validation": self.validation,
+            "test": self.test,
+        }
+        return {"d": d, "r": r, "L": width, "J": starts, "link": self.link, "samples": self.samples, **counts}
+
+    def m1_grid(self, r: int) -> list[int]:
+        """Integers from about m1_low r^2 to m1_high r^2, each the next one or at most 1.4 times the one before."""
+        grid = [max(1, int(self.m1_low * r * r))]
+        while grid[-1] < self.m1_high * r * r:
+            grid.append(max(grid[-1] + 1, int(1.4 * grid[-1])))
+        return grid
+
+    def m2_grid(self, width: int) -> list[int]:
+        """Label counts of the risk sweep."""
+        return sorted({max(1, round(share * width)) for share in self.m2_shares})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One kind of trial with all its configurations."""
+
+    kind: str
+    fn: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    configs: tuple[dict[str, Any], ...]
+
+
+def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
+    """Every trial of the experiment, the expensive ones first (they fill the workers best)."""
+    spectrum = [
+        _plain(asdict(population.SpectrumTrial(r=r, draw=k, grid=population.spectrum_grid(r), seed=scaling.seed)))
+        for r in sorted(scaling.r, reverse=True)
+        for k in range(scaling.draws_top if r == max(scaling.r) else scaling.draws)
+    ]
+    risk = [
+        asdict(Task(**scaling.task(d, r, width)))
+        | {"seed": scaling.seed, "draw": k, "m1": scaling.m1_grid(r), "m2": scaling.m2_grid(width), "backend": backend}
+        for d, r, width in sorted(scaling.tasks(), reverse=True)
+        for k in range(scaling.seeds)
+    ]
+    risk_in_r = [
+        _plain(asdict(population.RiskTrial(r=r, draw=k, grid=population.risk_grid(r), seed=scaling.seed)))
+        for r in sorted(scaling.r_risk, reverse=True)
+        for k in range(scaling.risk_draws)
+    ]
+    head = [
+        {"d": scaling.base_d, "r": scaling.base_r, "L": width, "seed": scaling.seed, "draw": k}
+        | {"tolerance": scaling.tolerance, "shares": list(scaling.head_shares)}
+        for width in sorted(scaling.head_L, reverse=True)
+        for k in range(scaling.head_seeds)
+    ]
+    return (
+        Sweep("spectrum", spectrum_trial, tuple(spectrum)),
+        Sweep("risk", trials.risk_trial, tuple(risk)),
+        Sweep("population-risk", population_risk_trial, tuple(risk_in_r)),
+        Sweep("head", trials.head_trial, tuple(head)),
+    )
+
+
+def run(plan: Sequence[Sweep], store: TrialStore, bar: Bar, executor: Executor) -> dict[str, list[Row]]:
+    """All rows by kind; stored trials are not run again."""
+    return {sweep.kind: run_trials(store, sweep.kind, sweep.configs, sweep.fn, bar, executor) for sweep in plan}
+
+
+def spectrum_trial(config: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The three criteria over the grid of one draw."""
+    return {name: curve.tolist() for name, curve in population.SpectrumTrial(**config).run().items()}
+
+
+def population_risk_trial(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Population risks over the grid of one draw."""
+    return dict(population.RiskTrial(**config).run())
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as lists, so that a stored configuration equals the one asked for."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}

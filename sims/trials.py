@@ -1,0 +1,93 @@
+"""The trials of a sweep: functions from a flat configuration to numbers, independent of each other and of where they run.
+
+risk   one task, one seed: test risk on a grid of M1 points by M2 labels, with real heads and the full-data teacher beside it
+head   one network, one seed: the least number of labels on line inputs that recovers its head
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from sims import heads
+from sims.pipeline import (
+    Bench,
+    Network,
+    Task,
+    distil_points,
+    encode,
+    fresh_network,
+    label_inputs,
+    labels,
+    teacher_network,
+)
+from theory.multi_index import draw_index
+from theory.two_layer import symmetric_init
+
+TASK_FIELDS = tuple(f.name for f in fields(Task))
+
+
+def trial_seed(config: Mapping[str, Any], *size: int) -> np.random.SeedSequence:
+    """The root seed's own child for a draw at a size."""
+    return np.random.SeedSequence(config["seed"], spawn_key=(*size, config["draw"]))
+
+
+def risk_trial(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys: the fields of Task, `seed` and `draw`, `m1` and `m2` (grids), `backend`.
+
+    teacher     risk of the full-data teacher
+    real        M1 -> risk of retrained rows with a head on real samples
+    fresh       (M1, M2) row by row -> risk of a second fresh network whose head comes from M2 labels of the first
+    same        M2 -> risk of the first network with its head refitted on its own M2 labels, at the largest M1
+    fresh_real  risk of the second network with a head on real samples, at the largest M1
+    """
+    task = Task(**{name: config[name] for name in TASK_FIELDS})
+    encoded = encode(task, trial_seed(config, task.d, task.r, task.L), config["backend"])
+    bench = Bench.of(encoded)
+    real, fresh, same, fresh_real = [], [], [], 0.0
+    for m1 in config["m1"]:
+        points = distil_points(encoded, m1)
+        first = bench.fit_real(*fresh_network(encoded, points, "retrain"))
+        rows, biases = fresh_network(encoded, points, "retrain-again")
+        real.append(bench.risk(first))
+        fresh += [bench.risk(_from_labels(bench, first, rows, biases, m2)) for m2 in config["m2"]]
+        if m1 == config["m1"][-1]:
+            same = [bench.risk(_from_labels(bench, first, first.rows, first.biases, m2)) for m2 in config["m2"]]
+            fresh_real = bench.risk(bench.fit_real(rows, biases))
+    return {"teacher": bench.risk(teacher_network(bench)), "real": real, "fresh": fresh, "same": same, "fresh_real": fresh_real}
+
+
+def _from_labels(bench: Bench, source: Network, rows: Any, biases: Any, m2: int) -> Network:
+    x = label_inputs(bench.encoded, m2)
+    return bench.fit(rows, biases, x, labels(source, x))
+
+
+def head_trial(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys: d, r, L, seed, draw, tolerance, `shares` (grid of M2/L; M2 = L - 1, L, L + 1 are always in it).
+
+    The network is a retrained one in the population limit: rows in S* with a share of 1 % of their energy off it. `least` is the least M2
+    of the grid from which on the relative head error stays <= tolerance (None where it never does); `error_at_L` the error at M2 = L.
+    """
+    d, r, width = config["d"], config["r"], config["L"]
+    rng = np.random.default_rng(trial_seed(config, d, r, width))
+    a, rows, _ = symmetric_init(d, width, rng)
+    index = draw_index(d, r, rng)
+    rows = rows @ index @ index.T * a[:, None] / np.sqrt(r / d) + 0.1 * rows
+    biases, head = rng.standard_normal(width), rng.standard_normal(width)
+    direction = index @ rng.standard_normal(r)
+    grid = sorted({max(1, round(share * width)) for share in config["shares"]} | {width - 1, width, width + 1})
+    errors = [head_error(rows, biases, head, direction, m2) for m2 in grid]
+    return {"grid": grid, "errors": errors, "least": least_from(grid, errors, config["tolerance"]), "error_at_L": errors[grid.index(width)]}
+
+
+def head_error(rows: np.ndarray, biases: np.ndarray, head: np.ndarray, direction: np.ndarray, m2: int) -> float:
+    """||a_S - a_T|| / ||a_T|| of the least-norm head on M2 labels at line inputs."""
+    phi = heads.features(rows, biases, heads.line_inputs(rows, biases, direction, m2))
+    return float(np.linalg.norm(heads.least_norm_head(phi, phi @ head) - head) / np.linalg.norm(head))
+
+
+def least_from(grid: Sequence[int], errors: Sequence[float], tolerance: float) -> int | None:
+    """The least grid point from which on every error is <= tolerance."""
+    good = [m2 for k, m2 in enumerate(grid) if all(e <= tolerance for e in errors[k:])]
+    return good[0] if good else None
