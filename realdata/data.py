@@ -140,12 +140,15 @@ def held_out_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.n
 
 # --- python pickles -------------------------------------------------------------------------------------------------------------------
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # makes the empty array that a pickle then fills; its module is private and has moved once
+# numpy's own makers of a plain array, whose private module has moved once: an empty one to be filled, and one around given bytes.
+_RECONSTRUCT, _FROMBUFFER = (np.zeros(1).__reduce_ex__(protocol)[0] for protocol in (4, 5))
 _SAFE_GLOBALS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.numeric", "_frombuffer"): _FROMBUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _FROMBUFFER,
 }
 
 

@@ -1,0 +1,223 @@
+"""Readers of image files: what they accept, what they refuse and in which words, and the held-out split."""
+
+import gzip
+import io
+import os
+import pickle
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from realdata import data
+from sims.lab.files import RunError
+from tests.realdata.files import idx_bytes, python2_pickle, write_cifar, write_mnist
+from tests.strategies import seeds
+
+
+@given(array=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)), packed=st.booleans())
+def test_idx_round_trip(tmp_path_factory: pytest.TempPathFactory, array: np.ndarray, packed: bool):
+    path = tmp_path_factory.mktemp("idx") / ("a.gz" if packed else "a")
+    path.write_bytes(gzip.compress(idx_bytes(array)) if packed else idx_bytes(array))
+    read = data.read_idx(path)
+    assert read.shape == array.shape
+    assert np.array_equal(read, array)
+
+
+@given(cut=st.integers(0, 23), packed=st.booleans())
+def test_idx_cut_anywhere_is_refused_by_name(tmp_path_factory: pytest.TempPathFactory, cut: int, packed: bool):
+    whole = idx_bytes(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    whole = gzip.compress(whole, mtime=0) if packed else whole
+    path = tmp_path_factory.mktemp("idx") / ("cut.gz" if packed else "cut")
+    path.write_bytes(whole[: min(cut, len(whole) - 1)])
+    with pytest.raises(RunError, match=str(path)):
+        data.read_idx(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00\x00\x0d\x01" + struct.pack(">i", 1) + b"\x00" * 4,
+        b"\x00\x00\x08\x00",
+        b"\x00\x00\x08\x01" + struct.pack(">i", -1),
+        idx_bytes(np.zeros(3)) + b"x",
+    ],
+    ids=["empty", "floats", "no axes", "negative size", "too long"],
+)
+def test_other_idx_files_are_refused(tmp_path: Path, content: bytes):
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(RunError, match="fetch it again"):
+        data.read_idx(tmp_path / "f")
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("place", [".", "raw", "MNIST/raw"])
+def test_mnist_is_found_and_read(tmp_path: Path, compress: bool, place: str, monkeypatch: pytest.MonkeyPatch):
+    small = _smaller("mnist", {"train": 30, "test": 20})
+    monkeypatch.setitem(data.SOURCES, "mnist", small)
+    write_mnist(tmp_path / place, np.random.default_rng(0), compress=compress, counts=(30, 20))
+    train, test = (data.load("mnist", tmp_path, split) for split in ("train", "test"))
+    assert (train.images.shape, test.images.shape) == ((30, 1, 28, 28), (20, 1, 28, 28))
+    assert train.labels.dtype == np.int64
+    raw = data.read_idx(next((tmp_path / place).glob("train-images*")))
+    assert np.array_equal(train.images[:, 0], raw)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("place", [".", "cifar-10-batches-py"])
+def test_cifar_is_found_and_read(tmp_path: Path, protocol: int, place: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(data.SOURCES, "cifar10", _smaller("cifar10", {"train": 20, "test": 4}))
+    write_cifar(tmp_path / place, np.random.default_rng(0), each=4, protocol=protocol)
+    train = data.load("cifar10", tmp_path, "train")
+    assert train.images.shape == (20, 3, 32, 32)
+    with open(tmp_path / place / "data_batch_1", "rb") as file:
+        raw = pickle.load(file, encoding="bytes")
+    assert np.array_equal(train.images[:4].reshape(4, -1), raw[b"data"])
+    assert train.labels[:4].tolist() == raw[b"labels"]
+    assert len(data.load("cifar10", tmp_path, "test")) == 4
+
+
+def _smaller(name: str, counts: dict[str, int]) -> data.Source:
+    return replace(data.SOURCES[name], counts=counts)
+
+
+class Evil:
+    """A pickle of this asks the reader to run a command."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+def _evil_pickles(marker: Path) -> dict[str, bytes]:
+    command = f"touch {marker}"
+    nested = {b"data": np.zeros((1, 3072), dtype=np.uint8), b"labels": [Evil(command)]}
+    memo = io.BytesIO()
+    pickler = pickle.Pickler(memo, protocol=4)
+    pickler.dump([Evil(command), {b"data": 1}])
+    return {
+        "top": pickle.dumps(Evil(command), protocol=2),
+        "nested": pickle.dumps(nested, protocol=4),
+        "stack global": memo.getvalue(),
+        "eval": b"cbuiltins\neval\n(S'open(\"" + str(marker).encode() + b'","w")\'\ntR.',
+        "dotted": b"\x80\x04\x8c\x05numpy\x8c\x11f2py.os.system.xx\x93.",
+        "numpy function": b"cnumpy\nfromfile\n(S'/etc/passwd'\ntR.",
+        "persistent": b"Pmodule\n.",
+    }
+
+
+@pytest.mark.parametrize("kind", sorted(_evil_pickles(Path("x"))))
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, kind: str):
+    marker = tmp_path / "was-run"
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(_evil_pickles(marker)[kind])
+    with pytest.raises(RunError) as caught:
+        data.read_pickle(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert not marker.exists()
+    if kind in ("top", "nested", "stack global"):
+        assert f"{os.system.__module__}.system" in message
+        assert "not run" in message
+
+
+@given(cut=st.floats(0.0, 0.999))
+def test_a_truncated_pickle_is_refused_by_name(tmp_path_factory: pytest.TempPathFactory, cut: float):
+    path = tmp_path_factory.mktemp("cut") / "test_batch"
+    whole = python2_pickle({b"data": np.zeros((2, 3072), dtype=np.uint8), b"labels": [0, 1]})
+    path.write_bytes(whole[: int(cut * len(whole))])
+    with pytest.raises(RunError, match=str(path)):
+        data.read_pickle(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {b"labels": [0]},
+        {b"data": np.zeros((2, 3072), dtype=np.float32), b"labels": [0, 1]},
+        {b"data": np.zeros((2, 100), dtype=np.uint8), b"labels": [0, 1]},
+        {b"data": np.zeros((2, 3072), dtype=np.uint8), b"labels": [0]},
+        {b"data": np.zeros((2, 3072), dtype=np.uint8), b"labels": [0, 1.5]},
+    ],
+)
+def test_pickles_of_other_content_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any):
+    monkeypatch.setitem(data.SOURCES, "cifar10", _smaller("cifar10", {"train": 10, "test": 2}))
+    write_cifar(tmp_path, np.random.default_rng(0), each=2)
+    (tmp_path / "data_batch_3").write_bytes(python2_pickle(content))
+    with pytest.raises(RunError, match="data_batch_3"):
+        data.load("cifar10", tmp_path, "train")
+
+
+def test_faults_name_the_path_and_the_mend(tmp_path: Path):
+    with pytest.raises(RunError, match="unknown data set 'cifar-11': choose one of cifar10, mnist"):
+        data.load("cifar-11", tmp_path, "train")
+    with pytest.raises(RunError, match="is no folder: give the place"):
+        data.load("mnist", tmp_path / "absent", "train")
+    with pytest.raises(RunError, match="no mnist files under"):
+        data.load("mnist", tmp_path, "train")
+    write_mnist(tmp_path, np.random.default_rng(0), counts=(30, 20))
+    with pytest.raises(RunError, match=r"has 30 images .* expected 60000"):
+        data.load("mnist", tmp_path, "train")
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(RunError, match="train-labels-idx1-ubyte is missing"):
+        data.load("mnist", tmp_path, "train")
+
+
+def test_labels_out_of_range_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(data.SOURCES, "mnist", _smaller("mnist", {"train": 30, "test": 20}))
+    write_mnist(tmp_path, np.random.default_rng(0), counts=(30, 20))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.full(30, 10)))
+    with pytest.raises(RunError, match=r"must lie in 0\.\.9: found 10\.\.10"):
+        data.load("mnist", tmp_path, "train")
+
+
+def test_verify_describes_every_fault(tmp_path: Path):
+    write_mnist(tmp_path, np.random.default_rng(0), counts=(30, 20))
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(b"junk")
+    checks = {c.file: c for c in data.verify("mnist", tmp_path)}
+    assert "missing" in checks["t10k-labels-idx1-ubyte"].fault
+    assert "does not begin like" in checks["t10k-images-idx3-ubyte"].fault
+    assert checks["train-images-idx3-ubyte"].fault == "30 images, expected 60000"
+
+
+@given(seed=seeds, sizes=st.lists(st.integers(2, 40), min_size=1, max_size=5), fraction=st.floats(0.01, 0.9))
+def test_held_out_split_is_a_stratified_partition_fixed_by_its_seed(seed: int, sizes: list[int], fraction: float):
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    fitted, held = data.held_out_split(labels, fraction, seed)
+    assert np.array_equal(np.sort(np.concatenate([fitted, held])), np.arange(len(labels)))
+    assert np.array_equal(np.bincount(labels[held], minlength=len(sizes)), [max(1, round(fraction * n)) for n in sizes])
+    assert np.array_equal(held, data.held_out_split(labels, fraction, seed)[1])
+
+
+def test_other_seeds_hold_out_other_images():
+    labels = np.repeat(np.arange(3), 100)
+    assert not np.array_equal(data.held_out_split(labels, 0.1, 0)[1], data.held_out_split(labels, 0.1, 1)[1])
+    with pytest.raises(RunError, match="fraction=1"):
+        data.held_out_split(labels, 1.0, 0)
+
+
+@pytest.mark.parametrize(("name", "digest"), [("cifar10", "data_batch_1"), ("mnist", "train-images-idx3-ubyte.gz")])
+def test_published_files(data_root: Path, name: str, digest: str):
+    """The complete data sets, where they are."""
+    root = data_root / name
+    if not root.is_dir():
+        pytest.skip(f"no {name} under {data_root}")
+    checks = data.verify(name, root)
+    assert [c.fault for c in checks] == [""] * len(checks)
+    assert digest in {c.file for c in checks}
+    test = data.load(name, root, "test")
+    assert np.bincount(test.labels).sum() == 10_000
+    if name == "cifar10":
+        assert np.array_equal(np.bincount(test.labels), [1000] * 10)
