@@ -1,0 +1,81 @@
+"""The program `python -m proofs_check`: checks every lemma, prints one row each, exits 1 when one fails and 2 on bad input."""
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from proofs_check import records, registry, runner, show
+from sims.lab.files import RunError
+from sims.lab.progress import progress
+from sims.lab.run import main_guard
+
+
+@dataclass(frozen=True)
+class Options:
+    """Every lemma and assumption, checked symbolically, by property and by negative control."""
+
+    only: tuple[str, ...] = ()
+    """Names of the lemmas to check (all when absent)."""
+    profile: Literal["ci", "deep"] = "ci"
+    """How many examples are drawn: ci, or deep with 100 times as many."""
+    seed: int = 0
+    """Root seed of all draws, an integer >= 0."""
+    replay: Path | None = None
+    """A counterexample file of an earlier run: evaluates that one instance again."""
+    json: Path | None = None
+    """Where to write the whole report as JSON."""
+    out: Path = Path("results/proofs_check")
+    """Folder for the counterexamples of failing properties."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise RunError(f"the seed must be an integer >= 0: seed={self.seed}")
+        if self.replay is not None and (self.only or self.json is not None):
+            raise RunError("--replay evaluates one stored instance and takes neither --only nor --json: leave them out")
+
+
+def run(options: Options, console: Console) -> int:
+    """Carries out what the options ask for; 0 when everything holds, 1 otherwise."""
+    lemmas = registry.known()
+    if options.replay is not None:
+        name, stored = records.read_counterexample(options.replay)
+        (lemma,) = registry.pick([name], lemmas)
+        now = runner.replay(lemma, stored.instance)
+        show.replayed(lemma, stored, now, console)
+        return 0 if now.holds else 1
+
+    chosen, profile = registry.pick(options.only, lemmas), runner.PROFILES[options.profile]
+    outcomes = []
+    with progress(len(chosen), "lemmas") as bar:
+        for lemma in chosen:
+            outcomes.append(runner.check(lemma, profile, options.seed))
+            bar.advance(note=lemma.name)
+    show.table(chosen, outcomes, f"profile {profile.name}, seed {options.seed}", console)
+    for outcome in outcomes:
+        path = records.write_counterexample(options.out, outcome, profile, options.seed)
+        if path is not None:
+            console.print(f"{outcome.lemma}: counterexample in {path}", markup=False, highlight=False, soft_wrap=True)
+    if options.json is not None:
+        records.write_json(options.json, records.report(chosen, outcomes, profile, options.seed))
+        console.print(f"report in {options.json}", markup=False, highlight=False, soft_wrap=True)
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+@main_guard
+def main() -> None:
+    options = tyro.cli(Options, prog="python -m proofs_check")
+    with tempfile.TemporaryDirectory() as scratch:
+        # Hypothesis caches what it reads from the sources; without this it would leave a folder where the user stands.
+        os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", scratch)
+        status = run(options, Console())
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

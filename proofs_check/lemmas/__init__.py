@@ -1,0 +1,1 @@
+"""One module a lemma; each declares LEMMA."""

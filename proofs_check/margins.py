@@ -1,0 +1,51 @@
+"""Margins: errors against tolerances, and sampled means against standard errors.
+
+    closeness   1 - max |value - reference| / (tolerance * scale)
+    sampled     1 - max |estimate - claim| / (Z_LIMIT * standard error)
+    frequency   the same for a binomial count, through its exact tail
+
+Z_LIMIT is fixed: with COMPARISONS comparisons of a true statement the chance that any one fails is FALSE_ALARM (a union bound, so it
+holds however the instances are searched, because each instance has its own noise). A deep run of all lemmas makes fewer comparisons.
+The bound takes sample means as normal; squares of Gaussians at the sample sizes used here cost a few orders of magnitude of it.
+"""
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+FALSE_ALARM = 1e-6
+COMPARISONS = 10**7
+LOWEST = -float(np.finfo(np.float64).max)
+Z_LIMIT = float(norm.isf(FALSE_ALARM / COMPARISONS / 2.0))
+
+
+def closeness(value: object, reference: object, tolerance: float, scale: object = 1.0) -> float:
+    """1 - max |value - reference| / (tolerance * scale), elementwise; where the scale is zero only equality will do."""
+    error, unit = np.broadcast_arrays(np.abs(np.asarray(value) - np.asarray(reference)), tolerance * np.abs(np.asarray(scale)))
+    if error.size == 0:
+        raise ValueError("nothing to compare: the arrays are empty")
+    zero = unit == 0.0
+    if np.any(zero & (error > 0.0)):
+        return LOWEST
+    with np.errstate(over="ignore"):  # an error beyond the float range is still only a failure
+        return max(1.0 - float(np.max(error / np.where(zero, 1.0, unit))), LOWEST)
+
+
+def sampled(estimate: np.ndarray, claim: np.ndarray | float, standard_error: np.ndarray | float) -> float:
+    """1 - max |estimate - claim| / (Z_LIMIT * standard error), with room for rounding in the sum behind the estimate."""
+    rounding = 64.0 * np.finfo(np.float64).eps * (np.abs(estimate) + np.abs(claim))
+    return closeness(estimate, claim, Z_LIMIT, np.asarray(standard_error) + rounding)
+
+
+def sampled_mean(samples: np.ndarray, claim: np.ndarray | float) -> float:
+    """`sampled` for the mean over the first axis, with its empirical standard error."""
+    n = samples.shape[0]
+    if n < 100:
+        raise ValueError(f"a standard error needs at least 100 samples: n={n}")
+    return sampled(np.mean(samples, axis=0), claim, np.std(samples, axis=0, ddof=1) / np.sqrt(n))
+
+
+def frequency(hits: int, n: int, p: float) -> float:
+    """1 - z / Z_LIMIT, z the normal deviate whose two-sided tail is the exact binomial p-value of `hits` in n trials of chance p."""
+    pvalue = binomtest(hits, n, min(max(p, 0.0), 1.0)).pvalue
+    # The smallest positive float stands for a p-value that underflows: z is then about 38.
+    return 1.0 - float(norm.isf(max(pvalue, np.finfo(np.float64).tiny) / 2.0)) / Z_LIMIT

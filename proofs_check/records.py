@@ -1,0 +1,95 @@
+"""What a run leaves on disk: the JSON report, and counterexamples that can be run again.
+
+    report           {schema, profile, seed, passed, environment, lemmas: [statement, source, assumptions, checks, seconds, passed]}
+    counterexample   {schema, lemma, instance, margin, error, seed, profile}: the shrunk failure of a property
+
+Margins are JSON numbers with every bit kept; a check that raised has margin null and the error in words.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from proofs_check.lemma import ControlOutcome, Example, Lemma, Outcome
+from proofs_check.runner import Profile
+from sims.lab.environment import environment
+from sims.lab.files import RunError, atomic_write, make_folder
+
+SCHEMA = 1
+
+
+def report(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], profile: Profile, seed: int) -> dict[str, Any]:
+    """The whole run as one JSON-ready dict."""
+    return {
+        "schema": SCHEMA,
+        "profile": profile.name,
+        "seed": seed,
+        "passed": all(outcome.passed for outcome in outcomes),
+        "environment": environment(seed=seed),
+        "lemmas": [_entry(lemma, outcome) for lemma, outcome in zip(lemmas, outcomes, strict=True)],
+    }
+
+
+def _entry(lemma: Lemma, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "name": lemma.name,
+        "latex": lemma.latex,
+        "plain": lemma.plain,
+        "source": asdict(lemma.source),
+        "assumptions": dict(lemma.assumptions),
+        "code": list(lemma.code),
+        "passed": outcome.passed,
+        "failures": list(outcome.failures),
+        "symbolic": [asdict(proof) for proof in outcome.symbolic],
+        "property": asdict(outcome.search),
+        "controls": [_control(control) for control in outcome.controls],
+        "seconds": outcome.seconds,
+    }
+
+
+def _control(control: ControlOutcome) -> dict[str, Any]:
+    search = control.search
+    return {
+        "assumption": control.assumption,
+        "instead": control.instead,
+        "verdict": control.verdict,
+        "examples": search.examples,
+        "failed": search.failed,
+        "worst": None if search.worst is None else asdict(search.worst),
+        "error": control.error,
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Atomically, with the folder made where it is missing; RunError when the place cannot be written."""
+    make_folder(path.parent)
+    atomic_write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_counterexample(folder: Path, outcome: Outcome, profile: Profile, seed: int) -> Path | None:
+    """FOLDER/<lemma>.json where the property of the lemma failed, else None."""
+    found = outcome.search.counterexample
+    if found is None:
+        return None
+    path = folder / f"{outcome.lemma}.json"
+    write_json(path, {"schema": SCHEMA, "lemma": outcome.lemma, **asdict(found), "seed": seed, "profile": profile.name})
+    return path
+
+
+def read_counterexample(path: Path) -> tuple[str, Example]:
+    """(lemma, stored example); RunError naming what is wrong with the file."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise RunError(f"cannot read {path} ({error.strerror}): --replay takes a counterexample file of an earlier run") from error
+    except ValueError as error:
+        raise RunError(f"{path} is no JSON file ({error}): --replay takes a counterexample file of an earlier run") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise RunError(f"{path} is no counterexample file of schema {SCHEMA}: --replay takes a file that a failing property wrote")
+    wanted = {"lemma": str, "instance": dict, "margin": (int, float, type(None)), "error": (str, type(None))}
+    for name, kind in wanted.items():
+        if name not in content or not isinstance(content[name], kind):
+            raise RunError(f"{path} has no valid entry {name!r}: --replay takes a file that a failing property wrote")
+    return content["lemma"], Example(content["instance"], content["margin"], content["error"])
