@@ -1,5 +1,6 @@
 """The checks can fail: each closed form, altered on purpose, is caught by the property or by an identity of the lemma that owns it."""
 
+import json
 import math
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 import sympy as sp
 
 from proofs_check.lemmas import arc_cosine_kernel, hermite_coefficients, matching_gradient, retrained_rows
-from proofs_check.runner import proofs
-from proofs_check.search import survey
+from proofs_check.runner import proofs, replay
+from proofs_check.search import search, survey
 from theory import hermite, two_layer
 
 gate, relu, coefficients = hermite.gate_coefficient, hermite.relu_coefficient, hermite.coefficients
@@ -84,10 +85,12 @@ CASES = [
 
 
 def caught_by(lemma) -> set[str]:
-    """The checks that notice."""
+    """The checks that notice by a wrong number; a mutant that only crashes would prove nothing."""
     found = survey(lemma.margin, lemma.instances, 20, seed=0)
-    caught = {"property"} if found.failed else set()
-    return caught | ({"symbolic"} if not all(proof.holds for proof in proofs(lemma)) else set())
+    assert found.worst.error is None
+    failed = [proof.claim for proof in proofs(lemma) if not proof.holds]
+    assert "the identities can be formed" not in failed
+    return ({"property"} if found.failed else set()) | ({"symbolic"} if failed else set())
 
 
 @pytest.mark.parametrize(("module", "name", "where", "attribute", "mutant"), CASES, ids=[f"{c[0].LEMMA.name}: {c[1]}" for c in CASES])
@@ -123,3 +126,28 @@ def test_wrong_code_is_caught_by_the_property(name, monkeypatch):
 @pytest.mark.parametrize("module", [arc_cosine_kernel, hermite_coefficients, matching_gradient, retrained_rows])
 def test_unaltered_lemmas_are_not_caught(module):
     assert caught_by(module.LEMMA) == set()
+
+
+SMALLEST = {
+    "arc-cosine-kernel": (arc_cosine_kernel, arc_cosine_kernel, "kernel", KERNEL["sign"], lambda i: len(i["pairs"]) == 1),
+    "hermite-coefficients": (hermite_coefficients, hermite, *HERMITE["gate: missing term"], lambda i: i["hundredths"] == [0, 0, 0, 1]),
+    "matching-gradient": (
+        matching_gradient,
+        matching_gradient,
+        "closed_form",
+        MATCHING["missing second term"],
+        lambda i: i["sizes"]["d"] == i["sizes"]["half"] == i["sizes"]["M"] == 1,
+    ),
+    "retrained-rows": (retrained_rows, retrained_rows, *ROWS["mean: factor 2"], lambda i: (i["r"], i["m1"], i["tilt"]) == (1, 1, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_the_counterexample_to_a_wrong_lemma_is_small_and_replays_exactly(name, monkeypatch):
+    module, where, attribute, mutant, small = SMALLEST[name]
+    monkeypatch.setattr(where, attribute, mutant)
+    found = search(module.LEMMA.margin, module.LEMMA.instances, 50, seed=0).counterexample
+    assert found.margin <= 0
+    assert small(found.instance)
+    again = replay(module.LEMMA, json.loads(json.dumps(found.instance)))
+    assert again.margin.hex() == found.margin.hex()
