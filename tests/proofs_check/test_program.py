@@ -33,7 +33,7 @@ def toy(name, margin, source):
     )
 
 
-TRUE = toy("small-enough", lambda rng, x, y, lift=0.0: 37 - x - lift, Source("stated", "A. Paper"))
+TRUE = toy("small-enough", lambda rng, x, y, lift=0.0: 37 - x - lift, Source("stated", "a textbook"))
 FALSE = toy("too-small", lambda rng, x, y, lift=0.0: 12 - x - y / 3 - lift, Source("derived", "badly"))
 
 
@@ -64,7 +64,7 @@ def test_a_lemma_that_holds_exits_zero(call):
     assert status == 0
     row = next(line for line in out.splitlines() if line.startswith("| small-enough"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[:3] == ["small-enough", "stated: A. Paper", "-"]
+    assert cells[:3] == ["small-enough", "stated: a textbook", "-"]
     assert cells[5] == "1/2 needed"
     assert cells[7] == "PASS"
     assert 10 <= int(cells[3]) <= 20
@@ -117,7 +117,7 @@ def test_the_report(call, tmp_path):
     good, bad = report["lemmas"]
     fields = "name latex plain source assumptions code passed failures symbolic property controls seconds"
     assert set(good) == set(bad) == set(fields.split())
-    assert good["source"] == {"kind": "stated", "where": "A. Paper"}
+    assert good["source"] == {"kind": "stated", "where": "a textbook"}
     assert (good["passed"], bad["passed"]) == (True, False)
     assert good["property"]["counterexample"] is None
     assert good["property"]["worst"]["margin"] >= 7
