@@ -168,7 +168,7 @@ class SpectrumTrial:
 
 
 def risk_grid(r: int, ratio: float = 1.4) -> tuple[int, ...]:
-    """A grid of M1 from 2 r to 3 r^2 (32 r where that is more), which holds laws between r and r^2 at the sizes a risk is affordable for."""
+    """A grid of M1 from 2 r to 3 r^2 (32 r where that is more), which holds laws from r to r^2 at the sizes a risk is affordable for."""
     return log_grid(2 * r, max(32 * r, 3 * r * r), ratio)
 
 

@@ -146,7 +146,8 @@ def least_points(r: int, criterion: str, threshold: float) -> float:
     """The M1 at which the typical spectrum meets the criterion (step 5); a real number >= 2r.
 
     Against medians over many draws (80 to 4000), thresholds 3 (common mode) and 10 (both others): within 2 % for r = 8 to 64; at
-    r = 128 within the 2 % that 10 draws resolve. Raises ValueError where the criterion is met already at M1 = 2r, below which the expansion is not valid.
+    r = 128 within the 2 % that 10 draws resolve. Raises ValueError where the criterion is met already at M1 = 2r, below which the
+    expansion is not valid.
     """
     _require_criterion(criterion, threshold)
 
