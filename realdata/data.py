@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from realdata.checks import share
 from sims.lab.files import RunError
 
 
@@ -127,8 +128,7 @@ def held_out_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.n
     Of each class of n images, round(fraction n) are held out, at least one. All choices (settings, checkpoints, training lengths) are
     made on the held-out part, so that the test split is read once, after them.
     """
-    if not 0.0 < fraction < 1.0:
-        raise RunError(f"the held-out share must lie strictly between 0 and 1: fraction={fraction}")
+    share(fraction=fraction)
     rng = np.random.default_rng(seed)
     held = []
     for label in np.unique(labels):

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from realdata.checks import at_least, one_of
+from sims.lab.files import RunError
+
 NORMS = ("instance", "layer", "none")
 POOLINGS = ("avg", "max", "none")
 
@@ -30,12 +33,9 @@ class ConvNetConfig:
     """2x2 pooling after each block: avg, max or none."""
 
     def __post_init__(self) -> None:
-        for name, value in (("depth", self.depth), ("width", self.width)):
-            if value < 1:
-                raise ValueError(f"the network's {name} must be at least 1: {name}={value}")
-        for name, value, known in (("norm", self.norm, NORMS), ("pooling", self.pooling, POOLINGS)):
-            if value not in known:
-                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+        at_least(1, depth=self.depth, width=self.width)
+        one_of(NORMS, norm=self.norm)
+        one_of(POOLINGS, pooling=self.pooling)
 
 
 class Norm(nn.Module):
@@ -67,9 +67,8 @@ def convnet(config: ConvNetConfig, shape: tuple[int, int, int], classes: int) ->
     """The network for images of `shape` (channels, height, width)."""
     channels, height, width = shape
     if config.pooling != "none" and min(height, width) >> config.depth < 1:
-        raise ValueError(
-            f"depth {config.depth} halves {height}x{width} images to nothing: use at most {min(height, width).bit_length() - 1}"
-        )
+        deepest = min(height, width).bit_length() - 1
+        raise RunError(f"depth {config.depth} halves {height}x{width} images to nothing: use at most {deepest}")
     blocks: list[nn.Module] = []
     for _ in range(config.depth):
         blocks.append(nn.Conv2d(channels, config.width, 3, padding=1))

@@ -1,0 +1,122 @@
+"""The program of the image runtime: `python -m realdata data | distill | evaluate`."""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg, subcommand
+
+from realdata import data, distill, evaluate
+from realdata.config import DistillConfig, preset_options
+from realdata.distill import Runtime
+from realdata.evaluate import Evaluation
+from sims.lab.files import RunError
+from sims.lab.progress import duration
+from sims.lab.report import terminal_table
+from sims.lab.run import main_guard
+
+PRESET = "paper"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Check the files of a data set: present, readable, counts, published checksums."""
+
+    action: Positional[Literal["verify"]]
+    root: Positional[Path]
+    """Folder with the files."""
+    dataset: str
+    """Data set: cifar10 or mnist."""
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Distil a data set; the same command goes on after an interruption."""
+
+    config: Annotated[DistillConfig, arg(name="")]
+    root: Path
+    """Folder with the image files."""
+    out: Path
+    """Run folder."""
+    preset: str = PRESET
+    """Settings to start from: the name of a preset or a .toml file; options on the command line win."""
+    resume: bool = True
+    """Go on with the run in --out; --no-resume refuses a folder that holds one."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Train fresh networks on a distilled set and on real images at the same count; report test accuracy."""
+
+    artefact: Positional[Path]
+    """Artefact folder, or the run folder that holds it."""
+    root: Path
+    """Folder with the image files."""
+    evaluation: Annotated[Evaluation, arg(name="")] = field(default_factory=Evaluation)
+    json: Path | None = None
+    """Result file; evaluation.json beside the artefact folder by default."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
+Command = Annotated[Data, subcommand("data")] | Annotated[Distill, subcommand("distill")] | Annotated[Evaluate, subcommand("evaluate")]
+
+
+@main_guard
+def main(words: list[str] | None = None) -> None:
+    """Runs the command in `words` (the command line by default)."""
+    words = list(sys.argv[1:] if words is None else words)
+    if words[:1] == ["distill"] and not {"-h", "--help"} & set(words):
+        words = ["distill", *preset_options(_preset(words)), *words[1:]]
+    command = tyro.cli(Command, args=words, prog="python -m realdata")
+    match command:
+        case Data():
+            verify(command)
+        case Distill():
+            place = distill.run(command.config, command.root, command.out, command.runtime, resume=command.resume)
+            report(command.out, place)
+        case Evaluate():
+            print(f"results: {evaluate.run(command.artefact, command.root, command.evaluation, command.runtime, command.json)}")
+
+
+def report(out: Path, place: Path) -> None:
+    """Prints what a finished run reached."""
+    summary = json.loads((out / "summary.json").read_text())
+    rows = [
+        (name, p["step"], f"{100 * p['mean']:.1f}", f"{100 * p['std']:.1f}")
+        for name, p in summary["held_out"].items()
+        if isinstance(p, dict)
+    ]
+    title = f"held-out accuracy, {summary['held_out']['networks']} fresh networks, {duration(summary['seconds'])} of work"
+    terminal_table(title, ("set", "outer step", "mean %", "std"), rows)
+    print(f"distilled set: {place}\nlearning curve: {out / 'figures' / 'curve.png'}")
+
+
+def _preset(words: list[str]) -> str:
+    """The last --preset among the words."""
+    name = PRESET
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--preset" and following:
+            name = following
+        elif word.startswith("--preset="):
+            name = word.removeprefix("--preset=")
+    return name
+
+
+def verify(command: Data) -> None:
+    """Prints one row a file; ends with status 2 when a file is missing, damaged or not the published one."""
+    checks = data.verify(command.dataset, command.root)
+    rows = [(c.file, c.split, c.size, c.images, c.checksum, c.fault or "ok") for c in checks]
+    terminal_table(f"{command.dataset} in {command.root}", ("file", "split", "bytes", "images", "md5", "verdict"), rows)
+    faults = [c for c in checks if c.fault]
+    if faults:
+        raise RunError(
+            f"{len(faults)} of {len(checks)} files of {command.dataset} are not in order, first {faults[0].file}: {faults[0].fault}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The settings of a distillation, and where they come from: defaults, then a preset file, then the command line.
+
+A preset is a TOML file of settings (a name such as `cpu`, or a path). Its entries become options that stand before the user's own, and the
+last one wins; so presets, command line and the configuration stored in a finished set pass the same checks.
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from realdata.augment import AUGMENTATIONS
+from realdata.checks import at_least, one_of, positive, share
+from realdata.networks import ConvNetConfig
+from sims.lab.files import RunError
+from theory.distill.inner_optim import SGD, Adam, InnerOptimiser, Momentum
+from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow, WindowPolicy
+
+PRESETS = Path(__file__).parent / "presets"
+METHODS = ("rat-bptt", "t-bptt", "bptt")
+OPTIMISERS = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
+TRANSFORMS = ("standardise", "zca")
+INITS = ("noise", "real")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Everything that determines a distilled set. Lengths are in optimiser steps, sizes in images, learning rates per step."""
+
+    dataset: str
+    """Data set: cifar10 or mnist."""
+    method: str = "rat-bptt"
+    """rat-bptt (window at a random place), t-bptt (the last steps) or bptt (all steps)."""
+    ipc: int = 1
+    """Distilled images per class."""
+    seed: int = 0
+    """Root of all randomness."""
+    network: ConvNetConfig = field(default_factory=ConvNetConfig)
+    transform: str = "zca"
+    """Preprocessing fitted on the training part: zca or standardise."""
+    augment: str = "auto"
+    """Warps of distilled and real images: none, flip, rotate, flip-rotate; auto leaves out flips where they change the class."""
+    init: str = "noise"
+    """First images: noise, or real (random training images)."""
+    init_norm: float = 1.0
+    """Euclidean norm of each first noise image, in transformed units."""
+    learn_labels: bool = False
+    """Learn the labels too (logits; the start is the hard label at probability 0.9)."""
+    horizon: int = 200
+    """T: longest unroll of training on the set."""
+    window: int = 60
+    """M: differentiated steps of an unroll (all T for bptt)."""
+    inner: str = "adam"
+    """Optimiser of training on the set: sgd, momentum or adam."""
+    inner_lr: float = 1e-3
+    """Its learning rate."""
+    batch_per_class: int | None = None
+    """Distilled images of each class in one training step; all of them by default."""
+    outer_lr: float = 1e-3
+    """Learning rate of Adam on the distilled images."""
+    outer_steps: int = 6000
+    """Updates of the distilled set."""
+    real_batch: int = 5000
+    """Real images that judge each unroll."""
+    held_out: float = 0.1
+    """Share of the training split kept for all choices."""
+    curve_every: int = 25
+    """Updates between two measurements on the held-out images."""
+    curve_networks: int = 3
+    """Fresh networks of each measurement, the same ones every time."""
+    curve_images: int = 2000
+    """Held-out images of each measurement."""
+
+    def __post_init__(self) -> None:
+        one_of(METHODS, method=self.method)
+        one_of(TRANSFORMS, transform=self.transform)
+        one_of(("auto", *AUGMENTATIONS), augment=self.augment)
+        one_of(INITS, init=self.init)
+        one_of(tuple(OPTIMISERS), inner=self.inner)
+        at_least(1, ipc=self.ipc, outer_steps=self.outer_steps, real_batch=self.real_batch)
+        at_least(1, curve_every=self.curve_every, curve_networks=self.curve_networks, curve_images=self.curve_images)
+        at_least(0, seed=self.seed)
+        positive(init_norm=self.init_norm, inner_lr=self.inner_lr, outer_lr=self.outer_lr)
+        share(held_out=self.held_out)
+        if self.batch_per_class is not None and not 1 <= self.batch_per_class <= self.ipc:
+            raise RunError(f"the batch per class must lie in [1, ipc={self.ipc}]: batch_per_class={self.batch_per_class}")
+        self.windows()
+
+    def windows(self) -> WindowPolicy:
+        """The truncation of the method."""
+        if self.method == "bptt":
+            return FullWindow(self.horizon)
+        return (RandomWindow if self.method == "rat-bptt" else FixedWindow)(self.horizon, self.window)
+
+    def inner_optimiser(self) -> InnerOptimiser:
+        """The optimiser of training on the set, in distillation and in evaluation."""
+        return OPTIMISERS[self.inner](self.inner_lr)
+
+
+def preset_options(name: str) -> list[str]:
+    """The options in a preset: a name in `presets/`, or the path of a TOML file."""
+    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+    try:
+        return options(tomllib.loads(path.read_text()))
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
+        raise RunError(f"unknown preset {name!r}: choose one of {known}, or give the path of a .toml file") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"preset {path} cannot be read ({error})") from error
+
+
+def options(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Settings as command-line options: {"network": {"width": 32}, "learn_labels": False} -> --network.width 32 --no-learn-labels."""
+    words: list[str] = []
+    for key, value in settings.items():
+        name = f"{prefix}{key.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            words += options(value, f"{name}.")
+        elif isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--{prefix}no-{key.replace('_', '-')}")
+        elif isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def stored_config(settings: Mapping[str, Any], place: str) -> DistillConfig:
+    """The configuration written beside a distilled set."""
+    try:
+        return tyro.cli(DistillConfig, args=options(settings), console_outputs=False)
+    except (SystemExit, ValueError) as error:
+        raise RunError(f"{place} holds settings that this version does not know: use the version that wrote it") from error
+
+
+def as_settings(config: DistillConfig) -> dict[str, Any]:
+    """The configuration as nested dictionaries; what is unset (None) stays out of a TOML file."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,185 @@
+"""`python -m realdata distill`: the outer loop of `theory.distill` on images, in a run folder that can be left and taken up at any moment.
+
+DIR/config.toml, env.json      the run (sims.lab)          DIR/checkpoint.safetensors   its state, replaced every few steps
+DIR/transform.safetensors      fitted once                 DIR/figures/                 curve.csv, curve.png, curve.pdf
+DIR/distilled/                 the finished set: the one with the best held-out accuracy among those measured      DIR/summary.json
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from realdata import figures
+from realdata.artefact import FOLDER, DistilledSet, write_set
+from realdata.checkpoint import CurvePoint, RunState, read_checkpoint, write_checkpoint
+from realdata.checks import at_least
+from realdata.config import DistillConfig, as_settings
+from realdata.preprocess import Transform, fit, load_transform
+from realdata.protocol import accuracy, train
+from realdata.task import Split, Task, build, device_named, hard_labels, stream, training_split
+from sims.lab.artefact import SUMS
+from sims.lab.files import RunError
+from sims.lab.progress import Meter, progress
+from sims.lab.run import RunFolder
+from theory.distill.distiller import distil, start
+from theory.distill.problem import Diverged
+
+TRANSFORM = "transform.safetensors"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a run works; nothing here changes what it computes, save that sums round differently on other devices and threads."""
+
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 0
+    """Processor threads; 0 leaves it to PyTorch."""
+    chunk: int = 64
+    """Real images worked on at a time (64 suits a processor, 500 a GPU)."""
+    checkpoint_every: int = 10
+    """Updates between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        at_least(0, threads=self.threads)
+        at_least(1, chunk=self.chunk, checkpoint_every=self.checkpoint_every)
+
+
+def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resume: bool = True) -> Path:
+    """Distils into `out`, or goes on where the run there stopped, and gives the artefact folder back."""
+    device = device_named(runtime.device)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    with RunFolder.open(out, as_settings(config), resume=resume, backend=f"torch: {device}", seed=config.seed) as folder:
+        if (folder.path / FOLDER / SUMS).is_file():
+            return folder.path / FOLDER
+        clock = time.monotonic
+        began = clock()
+        split = training_split(config, str(root))
+        transform = _transform(config, split, folder)
+        task = build(config, split, transform, device, runtime.chunk)
+        state = read_checkpoint(folder.path, device) or RunState(start(task.distiller, task.first), task.first)
+        worked = state.seconds
+
+        def save(state: RunState) -> RunState:
+            state = replace(state, seconds=worked + clock() - began)
+            write_checkpoint(folder.path, state)
+            folder.write("figures/curve.csv", curve_csv(state))
+            return state
+
+        with progress(config.outer_steps, f"distil {config.dataset}") as bar:
+            bar.skip(state.outer.step)
+            state = _loop(config, task, state, runtime, save, bar)
+        return _finish(config, split, transform, state, folder)
+
+
+def _transform(config: DistillConfig, split: Split, folder: RunFolder) -> Transform:
+    """The fitted transform, computed once a run folder."""
+    path = folder.path / TRANSFORM
+    if path.exists():
+        try:
+            return load_transform(safetensors.numpy.load(path.read_bytes()))
+        except safetensors.SafetensorError as error:
+            raise RunError(f"{path} is damaged ({error}): remove it, it will be made again") from error
+    transform = fit(config.transform, split.fitted.images)
+    folder.write(TRANSFORM, safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in transform.tensors().items()}))
+    return transform
+
+
+def _loop(
+    config: DistillConfig, task: Task, state: RunState, runtime: Runtime, save: Callable[[RunState], RunState], bar: Meter
+) -> RunState:
+    """Outer steps until config.outer_steps are done; what is finished is stored before any error or Ctrl-C goes on."""
+    records = distil(task.problem, task.objective, task.distiller, state.outer, config.seed, config.outer_steps)
+    try:
+        while True:
+            if _measurement_due(config, state):
+                state = _measured(config, task, state)
+            step = state.outer.step
+            if step % runtime.checkpoint_every == 0 or step == config.outer_steps:
+                save(state)
+            if step == config.outer_steps:
+                return save(state)
+            record = next(records)
+            state = replace(state, outer=record.state, losses=(*state.losses, record.value))
+            bar.advance(note=_note(record.value, state))
+    except KeyboardInterrupt:
+        save(state)
+        raise
+    except Diverged as error:
+        save(state)
+        raise Diverged(
+            f"{error}; the set after {state.outer.step} steps is kept in the checkpoint: choose another --out with a lower --outer-lr "
+            f"(now {config.outer_lr}) or --inner-lr (now {config.inner_lr})"
+        ) from error
+
+
+def _note(loss: float, state: RunState) -> str:
+    return f"loss {loss:.3f}, held-out {100 * state.curve[-1].mean:.1f} %, best {100 * state.best_point.mean:.1f} %"
+
+
+def _measurement_due(config: DistillConfig, state: RunState) -> bool:
+    step = state.outer.step
+    on_grid = step % config.curve_every == 0 or step == config.outer_steps
+    return on_grid and (not state.curve or state.curve[-1].step < step)
+
+
+def _measured(config: DistillConfig, task: Task, state: RunState) -> RunState:
+    """The state with one more point of the curve: networks trained T steps on the set, the same initialisations at every point."""
+    scores = []
+    for k in range(config.curve_networks):
+        rng = stream(config.seed, "curve networks", k)
+        (theta,) = train(task.problem, config.inner_optimiser(), state.outer.s, rng, (config.horizon,))
+        scores.append(accuracy(task.problem, theta, task.held_out))
+    std = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
+    point = CurvePoint(state.outer.step, float(np.mean(state.losses)) if state.losses else None, float(np.mean(scores)), std)
+    better = not state.curve or point.mean > state.best_point.mean
+    return replace(state, best=state.outer.s if better else state.best, curve=(*state.curve, point), losses=())
+
+
+def curve_csv(state: RunState) -> str:
+    """The learning curve: accuracies are shares."""
+    stream = io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["outer_step", "mean_objective", "held_out_mean", "held_out_std"])
+    table.writerows([point.step, "" if point.loss is None else point.loss, point.mean, point.std] for point in state.curve)
+    return stream.getvalue()
+
+
+def _finish(config: DistillConfig, split: Split, transform: Transform, state: RunState, folder: RunFolder) -> Path:
+    """Figures, summary and the artefact, the artefact last: where it lies, the run is complete."""
+    best, points = state.best_point, state.curve
+    curve = figures.learning_curve(
+        [p.step for p in points],
+        [p.mean for p in points],
+        [p.std for p in points],
+        config.curve_networks,
+        best.step,
+        f"{config.dataset}, {config.ipc} per class, {config.method}",
+    )
+    for kind in ("png", "pdf"):
+        folder.write(f"figures/curve.{kind}", figures.render(curve, kind))
+    summary = {
+        "outer_steps": config.outer_steps,
+        "held_out": {
+            "networks": config.curve_networks,
+            "first": dataclasses.asdict(points[0]),
+            "best": dataclasses.asdict(best),
+            "last": dataclasses.asdict(points[-1]),
+        },
+        "seconds": state.seconds,
+    }
+    folder.write("summary.json", json.dumps(summary, indent=1) + "\n")
+    classes = len(split.source.classes)
+    labels = torch.softmax(state.best[1], dim=1) if config.learn_labels else hard_labels(classes, config.ipc)
+    distilled = DistilledSet(state.best[0].cpu().numpy(), labels.cpu().numpy(), transform, config)
+    return write_set(folder.path / FOLDER, distilled, best, len(points))

@@ -1,0 +1,131 @@
+"""From a configuration and image files to the objects of `theory.distill`: problem, objective, outer loop, first images.
+
+    training split = fitted part + held-out part (stratified);  transform, real batches and first images come from the fitted part only
+
+Random streams: every use has its own name, stream(seed, name) = SeedSequence((seed, CRC-32 of the name)).
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from realdata import data
+from realdata.augment import Augment
+from realdata.baselines import random_images
+from realdata.bridge import ModuleProblem, RealImages, Tensors
+from realdata.config import DistillConfig
+from realdata.networks import convnet
+from realdata.preprocess import Transform
+from sims.lab.files import RunError
+from theory.distill.distiller import Distiller
+from theory.distill.inner_optim import Adam
+from theory.distill.matching import PerformanceMatching
+from theory.distill.outer import NormClip
+
+LABEL_CONFIDENCE = 0.9  # probability of the hard label where learned labels start
+
+
+def stream(seed: int, name: str, *key: int) -> np.random.Generator:
+    """The generator of one named use of randomness."""
+    return np.random.default_rng(np.random.SeedSequence((seed, zlib.crc32(name.encode())), spawn_key=key))
+
+
+def device_named(name: str) -> torch.device:
+    """The device called `name`; auto is the first CUDA device where there is one, else the processor."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RunError(f"no device {name!r} here ({str(error).splitlines()[0]}): choose auto, cpu or cuda") from error
+    return device
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The training split in its two parts, and the data set's description."""
+
+    fitted: data.ImageSet
+    held_out: data.ImageSet
+    source: data.Source
+
+
+def training_split(config: DistillConfig, root: str) -> Split:
+    """The training images below `root`, split as the configuration says (always by the same seed, whatever the run's own)."""
+    images = data.load(config.dataset, root, "train")
+    fitted, held_out = data.held_out_split(images.labels, config.held_out, seed=0)
+    return Split(images.subset(fitted), images.subset(held_out), data.source(config.dataset))
+
+
+def on_device(transform: Transform, images: data.ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(transformed images float32, labels int64)."""
+    return torch.from_numpy(transform.apply(images.images)).to(device), torch.from_numpy(images.labels).to(device)
+
+
+def hard_labels(classes: int, ipc: int) -> torch.Tensor:
+    """Class-major labels of a distilled set."""
+    return torch.arange(classes).repeat_interleave(ipc)
+
+
+def augmentation(config: DistillConfig) -> Augment:
+    """The warps of the run; auto asks the data set whether mirroring keeps the class."""
+    automatic = "flip-rotate" if data.source(config.dataset).mirror else "rotate"
+    return Augment(automatic if config.augment == "auto" else config.augment)
+
+
+def training_problem(config: DistillConfig, labels: torch.Tensor | None, device: torch.device) -> ModuleProblem:
+    """Training the configured network on a set of `ipc` images a class, with fixed labels or (None) logits in the set."""
+    source = data.source(config.dataset)
+    return ModuleProblem(
+        module=convnet(config.network, source.shape, len(source.classes)),
+        classes=len(source.classes),
+        ipc=config.ipc,
+        labels=None if labels is None else labels.to(device),
+        augment=augmentation(config),
+        batch_per_class=config.batch_per_class,
+        device=device,
+    )
+
+
+def first_set(config: DistillConfig, images: np.ndarray, labels: np.ndarray, device: torch.device) -> Tensors:
+    """The distilled set before the first step, from transformed training images: (images,) or (images, logits)."""
+    rng, classes = stream(config.seed, "first set"), len(data.source(config.dataset).classes)
+    if config.init == "real":
+        first = random_images(images, labels, config.ipc, rng)
+    else:
+        noise = rng.standard_normal((classes * config.ipc, *images.shape[1:]))
+        first = config.init_norm * noise / np.linalg.norm(noise.reshape(len(noise), -1), axis=1)[:, None, None, None]
+    s = torch.from_numpy(first.astype(np.float32)).to(device)
+    if not config.learn_labels:
+        return (s,)
+    gap = np.log(LABEL_CONFIDENCE * (classes - 1) / (1.0 - LABEL_CONFIDENCE))
+    return s, torch.nn.functional.one_hot(hard_labels(classes, config.ipc), classes).to(device, torch.float32) * gap
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the outer loop works on, and the held-out images that judge it."""
+
+    problem: ModuleProblem
+    objective: PerformanceMatching
+    distiller: Distiller
+    first: Tensors
+    held_out: tuple[torch.Tensor, torch.Tensor]
+
+
+def build(config: DistillConfig, split: Split, transform: Transform, device: torch.device, chunk: int) -> Task:
+    """The task of a configuration."""
+    if config.real_batch > len(split.fitted):
+        raise RunError(f"the real batch must lie in [1, {len(split.fitted)}]: real_batch={config.real_batch}")
+    labels = None if config.learn_labels else hard_labels(len(split.source.classes), config.ipc)
+    problem = training_problem(config, labels, device)
+    images, classes = on_device(transform, split.fitted, device)
+    rows = stream(config.seed, "curve").permutation(len(split.held_out))[: config.curve_images]
+    return Task(
+        problem=problem,
+        objective=PerformanceMatching(RealImages(problem.module, images, classes, config.real_batch, problem.augment, chunk)),
+        distiller=Distiller(config.windows(), config.inner_optimiser(), Adam(config.outer_lr), NormClip()),
+        first=first_set(config, images.cpu().numpy(), split.fitted.labels, device),
+        held_out=on_device(transform, split.held_out.subset(np.sort(rows)), device),
+    )
