@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realdata.networks import NORMS, POOLINGS, ConvNetConfig, Norm, convnet, parameter_count
+from sims.lab.files import RunError
 from tests.strategies import generators
 
 
@@ -55,10 +56,10 @@ def _derivatives(y: torch.Tensor, inputs: tuple[torch.Tensor, ...], direction: t
     [({"depth": 0}, "depth=0"), ({"width": 0}, "width=0"), ({"norm": "batch"}, "'batch'"), ({"pooling": "sum"}, "'sum'")],
 )
 def test_impossible_settings_are_refused(settings: dict[str, int | str], words: str):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(RunError, match=words):
         ConvNetConfig(**settings)  # pyright: ignore[reportArgumentType]
 
 
 def test_images_too_small_for_the_depth_are_refused():
-    with pytest.raises(ValueError, match="use at most 2"):
+    with pytest.raises(RunError, match="use at most 2"):
         convnet(ConvNetConfig(depth=3), (3, 4, 4), 10)

@@ -1,0 +1,288 @@
+"""`python -m realdata` as a user meets it: results, interruption at any moment, bad input, numerical failure."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from realdata import data, distill, evaluate
+from realdata.__main__ import main
+from realdata.artefact import read_set
+from realdata.checkpoint import FILE, read_checkpoint
+from realdata.config import PRESETS, DistillConfig, options, preset_options, stored_config
+from sims.lab.files import RunError
+from tests.realdata.files import write_mnist
+
+COUNTS = {"train": 600, "test": 200}
+TINY = ["--preset", "dev-tiny", "--threads", "1", "--checkpoint-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in MNIST's layout."""
+    folder = tmp_path_factory.mktemp("mnist")
+    write_mnist(folder, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def command(root: Path, out: Path, *more: str) -> list[str]:
+    return ["distill", "--dataset", "mnist", "--root", str(root), "--out", str(out), *TINY, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("run") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
+        main(command(root, out))
+    return out
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """What two runs of one configuration must share: the artefact, the curve, the stored state apart from its working time."""
+    files = [*(out / "distilled").iterdir(), out / "figures" / "curve.csv", out / "figures" / "curve.png"]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def refused(words: list[str], capfd: pytest.CaptureFixture[str], status: int = 2) -> str:
+    """The one line that `words` end in."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith(("distil ", "evaluate:"))]
+    assert caught.value.code == status, lines
+    assert len(lines) == 1, lines
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_a_run_leaves_what_it_promises(finished: Path):
+    assert {path.name for path in (finished / "distilled").iterdir()} == {
+        "data.safetensors",
+        "transform.safetensors",
+        "card.md",
+        "config.toml",
+        "grid.png",
+        "SHA256SUMS",
+    }
+    distilled = read_set(finished)
+    assert distilled.images.shape == (10, 1, 28, 28)
+    assert np.array_equal(distilled.labels, np.arange(10))
+    assert read_set(finished / "distilled").config == distilled.config
+    lines = (finished / "figures" / "curve.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["outer_step", "0", "2", "4", "6"]
+    summary = json.loads((finished / "summary.json").read_text())
+    best = max(summary["held_out"][name]["mean"] for name in ("first", "best", "last"))
+    assert summary["held_out"]["best"]["mean"] == best
+    assert json.loads((finished / "env.json").read_text())["seed"] == 0
+    card = (finished / "distilled" / "card.md").read_text()
+    assert "rat-bptt" in card
+    assert "warps: rotate" in card
+
+
+def test_the_best_set_is_the_one_that_was_measured_best(finished: Path):
+    state = read_checkpoint(finished, torch.device("cpu"))
+    assert state is not None
+    assert state.outer.step == 6
+    assert torch.equal(state.best[0], torch.from_numpy(read_set(finished).images))
+    assert torch.equal(state.best[0], state.outer.s[0]) == (state.best_point.step == 6)
+
+
+def test_the_same_command_again_does_nothing_twice(finished: Path, root: Path, capfd: pytest.CaptureFixture[str]):
+    before, checkpoint = results(finished), (finished / FILE).stat().st_mtime_ns
+    main(command(root, finished))
+    assert results(finished) == before
+    assert (finished / FILE).stat().st_mtime_ns == checkpoint
+    assert "distilled set:" in capfd.readouterr().out
+
+
+KILLED = """
+import os, signal, sys
+from dataclasses import replace
+from realdata import data, distill
+from realdata.__main__ import main
+data.SOURCES["mnist"] = replace(data.SOURCES["mnist"], counts={counts})
+write = distill.write_checkpoint
+
+def write_and_die(folder, state):
+    if state.outer.step == {step} and {before}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(folder, state)
+    if state.outer.step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+distill.write_checkpoint = write_and_die
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("step", "before"), [(3, False), (4, True)], ids=["after a checkpoint", "a measured step lost"])
+def test_killed_and_run_again_the_result_is_bit_identical(root: Path, finished: Path, tmp_path: Path, step: int, before: bool):
+    program = KILLED.format(counts=COUNTS, step=step, before=before)
+    done = subprocess.run([sys.executable, "-c", program, *command(root, tmp_path / "run")], capture_output=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert not (tmp_path / "run" / "distilled").exists()
+    state = read_checkpoint(tmp_path / "run", torch.device("cpu"))
+    assert state is not None
+    assert state.outer.step == 3
+    main(command(root, tmp_path / "run"))
+    assert results(tmp_path / "run") == results(finished)
+
+
+def test_interrupted_and_run_again(
+    root: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    original = distill.distil
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        for record in original(*arguments):
+            yield record
+            if record.step == 2:
+                raise KeyboardInterrupt
+
+    words = command(root, tmp_path / "run", "--checkpoint-every", "100")
+    with monkeypatch.context() as patch:
+        patch.setattr(distill, "distil", interrupted)
+        assert "the same command continues" in refused(words, capfd, 130)
+    state = read_checkpoint(tmp_path / "run", torch.device("cpu"))
+    assert state is not None
+    assert state.outer.step == 3
+    main(words)
+    assert results(tmp_path / "run") == results(finished)
+
+
+def test_overflow_stops_the_run_by_name_and_keeps_the_last_good_state(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    line = refused(command(root, tmp_path / "run", "--outer-lr", "1e38", "--curve-every", "6"), capfd, 1)
+    assert line.startswith("error: outer step 1:")
+    assert "the set after 1 steps is kept" in line
+    assert "--outer-lr" in line
+    state = read_checkpoint(tmp_path / "run", torch.device("cpu"))
+    assert state is not None
+    assert state.outer.step == 1
+    assert torch.isfinite(state.outer.s[0]).all()
+
+
+def test_learned_labels_and_partial_batches(root: Path, tmp_path: Path):
+    more = ["--ipc", "2", "--batch-per-class", "1", "--learn-labels", "--method", "bptt", "--init", "real", "--transform", "zca"]
+    main(command(root, tmp_path / "run", *more, "--outer-steps", "2"))
+    distilled = read_set(tmp_path / "run")
+    assert distilled.images.shape == (20, 1, 28, 28)
+    assert distilled.labels.shape == (20, 10)
+    assert np.allclose(distilled.labels.sum(axis=1), 1.0, atol=1e-6)
+    assert np.array_equal(distilled.labels.argmax(axis=1), np.repeat(np.arange(10), 2))
+    main(["evaluate", str(tmp_path / "run"), "--root", str(root), "--seeds", "1", "--lengths", "2", "--baselines", "means"])
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_evaluation_reads_the_test_split_once_and_last(
+    root: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    order: list[str] = []
+    load, arm = data.load, evaluate.train_arm
+    monkeypatch.setattr(data, "load", lambda name, root, split: (order.append(split), load(name, root, split))[1])
+    monkeypatch.setattr(evaluate, "train_arm", lambda name, *rest: (order.append(name), arm(name, *rest))[1])
+    target = tmp_path / "result.json"
+    main(["evaluate", str(finished), "--root", str(root), "--seeds", "2", "--lengths", "2", "4", "--json", str(target)])
+    assert order == ["train", "distilled", "random", "kmeans", "test"]
+    record = json.loads(target.read_text())
+    assert [result["name"] for result in record["results"]] == ["distilled", "random", "kmeans"]
+    assert [(result["draws"], result["networks"]) for result in record["results"]] == [(1, 2), (2, 2), (2, 2)]
+    assert all(result["length"] in (2, 4) and 0.0 <= result["mean"] <= 1.0 for result in record["results"])
+    assert record["environment"]["versions"]["torch"]
+    out = capfd.readouterr().out
+    assert "protocol:" in out
+    assert "read once" in out
+
+
+def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixture[str]):
+    line = refused(["data", "verify", str(root), "--dataset", "mnist"], capfd)
+    assert "4 of 4 files of mnist are not in order" in line
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--dataset", "mmnist"], "unknown data set 'mmnist': choose one of"),
+        (["--root", "/nowhere"], "/nowhere is no folder"),
+        (["--window", "5"], "between 1 and horizon=4 steps: length=5"),
+        (["--ipc", "0"], "ipc=0"),
+        (["--ipc", "1000", "--init", "real"], "ipc=1000"),
+        (["--ipc", "2", "--batch-per-class", "3"], "batch_per_class=3"),
+        (["--method", "magic"], "unknown method 'magic'"),
+        (["--preset", "fast"], "unknown preset 'fast': choose one of"),
+        (["--real-batch", "601"], "real_batch=601"),
+        (["--network.depth", "9"], "depth 9 halves 28x28 images to nothing"),
+        (["--network.norm", "batch"], "unknown norm 'batch'"),
+        (["--outer-lr", "nan"], "outer_lr=nan"),
+        (["--device", "abacus"], "no device 'abacus'"),
+        (["--chunk", "0"], "chunk=0"),
+        (["--seed", "-1"], "seed=-1"),
+    ],
+)
+def test_bad_settings_end_in_one_line(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], words: str):
+    assert words in refused(command(root, tmp_path / "run", *more), capfd)
+
+
+def test_bad_places_end_in_one_line(root: Path, finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    assert "another configuration (seed = 0 there, 7 asked)" in refused(command(root, finished, "--seed", "7"), capfd)
+    assert "already holds a run" in refused(command(root, finished, "--no-resume"), capfd)
+    words = ["evaluate", str(tmp_path), "--root", str(root)]
+    assert "SHA256SUMS is missing" in refused(words, capfd)
+    words[1] = str(finished)
+    assert "unknown baseline 'herding'" in refused([*words, "--baselines", "herding"], capfd)
+    assert "networks=0" in refused([*words, "--seeds", "0"], capfd)
+
+
+def test_damage_is_named(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    out = tmp_path / "run"
+    main(command(root, out, "--outer-steps", "1"))
+    (out / FILE).write_bytes(b"junk")
+    card = out / "distilled" / "card.md"
+    card.write_text(card.read_text() + "x")
+    assert "card.md does not match its checksum" in refused(["evaluate", str(out), "--root", str(root)], capfd)
+    (out / "distilled" / "SHA256SUMS").unlink()
+    assert f"{FILE} is damaged" in refused(command(root, out, "--outer-steps", "1"), capfd)
+    (out / "transform.safetensors").write_bytes(b"junk")
+    assert "transform.safetensors is damaged" in refused(command(root, out, "--outer-steps", "1"), capfd)
+    cut = tmp_path / "cut"
+    write_mnist(cut, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
+    os.truncate(cut / "train-images-idx3-ubyte", 1000)
+    line = refused(command(cut, tmp_path / "other"), capfd)
+    assert f"{cut / 'train-images-idx3-ubyte'} announces" in line
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.toml")))
+def test_every_preset_is_a_valid_configuration_that_stores_and_returns(preset: str):
+    words = preset_options(preset)
+    settings = {"dataset": "cifar10"}
+    config = stored_config(settings | _parsed(words), preset)
+    assert config != DistillConfig("cifar10") or preset == "paper"
+
+
+def _parsed(words: list[str]) -> dict[str, Any]:
+    """Options back to settings, as strings."""
+    return {word[2:].replace("-", "_"): value for word, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def test_settings_become_options_and_unknown_ones_are_refused():
+    settings = {"network": {"width": 3}, "learn_labels": False, "lengths": [1, 2], "init": "real"}
+    assert options(settings) == ["--network.width", "3", "--no-learn-labels", "--lengths", "1", "2", "--init", "real"]
+    with pytest.raises(RunError, match="place holds settings"):
+        stored_config({"dataset": "mnist", "colour": "red"}, "place")

@@ -1,0 +1,100 @@
+"""The evaluation protocol: choice of the length, what it keeps, statistics, and that the test split plays no part in a choice."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realdata.augment import Augment
+from realdata.bridge import ModuleProblem, forward
+from realdata.networks import ConvNetConfig, convnet
+from realdata.protocol import Protocol, Result, accuracy, judge, train, train_arm
+from sims.lab.files import RunError
+from sims.lab.progress import Silent
+from tests.strategies import seeds
+from theory.distill.adjoint import unroll
+from theory.distill.inner_optim import SGD, Adam
+from theory.distill.problem import Diverged
+from theory.distill.truncation import Window
+
+SHAPE = (1, 4, 4)
+S = (torch.from_numpy(np.random.default_rng(0).standard_normal((3, *SHAPE)).astype(np.float32)),)
+
+
+def a_problem() -> ModuleProblem:
+    return ModuleProblem(convnet(ConvNetConfig(1, 3), SHAPE, 3), 3, 1, torch.arange(3), Augment("flip-rotate"))
+
+
+@given(seed=seeds, lengths=st.sets(st.integers(1, 6), min_size=1))
+def test_training_keeps_the_parameters_of_each_length(seed: int, lengths: set[int]):
+    problem, optimiser = a_problem(), Adam(0.01)
+    ordered = sorted(lengths)
+    kept = train(problem, optimiser, S, np.random.default_rng(seed), ordered)
+    rng = np.random.default_rng(seed)
+    theta = problem.init(rng)
+    noises = [problem.draw(rng) for _ in range(max(ordered))]
+    for length, mine in zip(ordered, kept, strict=True):
+        theirs = unroll(problem, optimiser, S, theta, noises, Window(length - 1, length)).end.theta
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_accuracy_counts_hits():
+    problem, rng = a_problem(), np.random.default_rng(3)
+    theta = problem.init(rng)
+    images = torch.from_numpy(rng.standard_normal((300, *SHAPE)).astype(np.float32))
+    guesses = forward(problem.module, theta, images).argmax(1)
+    assert accuracy(problem, theta, (images, guesses)) == 1.0
+    wrong = guesses.clone()
+    wrong[:75] = (wrong[:75] + 1) % 3
+    assert accuracy(problem, theta, (images, wrong)) == 0.75
+
+
+def test_divergence_is_named():
+    with pytest.raises(Diverged, match="within 60 steps"):
+        train(a_problem(), SGD(1e38), S, np.random.default_rng(0), (60,))
+
+
+def test_the_length_is_chosen_on_held_out_images_alone():
+    """Held-out labels are the guesses after 2 steps: length 2 must win, whatever the test labels say."""
+    problem, optimiser, rng = a_problem(), Adam(0.3), np.random.default_rng(4)
+    images = torch.from_numpy(rng.standard_normal((200, *SHAPE)).astype(np.float32))
+    protocol = Protocol(lengths=(1, 2, 40), networks=1, draws=1)
+    kept = train(problem, optimiser, S, np.random.default_rng((0, 0, 0)), protocol.lengths)
+    guesses = [forward(problem.module, theta, images).argmax(1) for theta in kept]
+    arm = train_arm("set", problem, optimiser, [S], (images, guesses[1]), protocol, Silent())
+    assert arm.length == 2
+    assert arm.held_out[2] == 1.0
+    (result,) = judge([arm], (images, guesses[0]))
+    assert result.accuracies == [[float((guesses[0] == guesses[1]).double().mean())]]
+
+
+def test_arms_start_from_equal_networks_and_different_draws_differ():
+    problem, protocol = a_problem(), Protocol(lengths=(1,), networks=2, draws=2)
+    real = torch.from_numpy(np.random.default_rng(0).standard_normal((5, *SHAPE)).astype(np.float32)), torch.zeros(5, dtype=torch.int64)
+    one, other = (train_arm(name, problem, SGD(0.1), [S, S], real, protocol, Silent()) for name in ("one", "other"))
+    flat = [theta[0] for row in one.theta for theta in row]
+    assert all(torch.equal(a, b[0]) for a, b in zip(flat, [t for row in other.theta for t in row], strict=True))
+    assert len({tuple(a.ravel().tolist()) for a in flat}) == 4
+
+
+@given(seed=seeds, draws=st.integers(1, 4), networks=st.integers(1, 4))
+def test_statistics_are_those_of_the_two_way_table(seed: int, draws: int, networks: int):
+    a = np.random.default_rng(seed).random((draws, networks))
+    result = Result("x", 5, {5: 0.5}, a.tolist())
+    assert result.mean == pytest.approx(a.mean())
+    if networks > 1:
+        expected = np.sqrt(np.mean([np.var(row, ddof=1) for row in a]))
+        assert result.std_networks == pytest.approx(expected)
+    else:
+        assert result.std_networks is None
+    assert (result.std_draws is None) == (draws == 1)
+    if draws > 1:
+        assert result.std_draws == pytest.approx(np.std([row.mean() for row in a], ddof=1))
+    assert result.record()["held_out"] == {"5": 0.5}
+
+
+@pytest.mark.parametrize("settings", [{"lengths": ()}, {"lengths": (5, 5)}, {"lengths": (0, 5)}, {"networks": 0}, {"draws": 0}])
+def test_impossible_protocols_are_refused(settings: dict[str, object]):
+    with pytest.raises(RunError, match=r"lengths=|networks=|draws="):
+        Protocol(**settings)  # pyright: ignore[reportArgumentType]
