@@ -49,6 +49,11 @@ def namespace(backend: str) -> Any:
     return cp_compat
 
 
+def backend_name(backend: str) -> str:
+    """The backend that `backend` comes to here: numpy or cupy."""
+    return "cupy" if is_cupy(namespace(backend)) else "numpy"
+
+
 def is_cupy(xp: Any) -> bool:
     """Whether xp is the CuPy namespace."""
     return xp.__name__.endswith("cupy")

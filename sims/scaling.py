@@ -29,11 +29,11 @@ class Scaling:
     d: tuple[int, ...] = (16, 32, 64, 128)  # input dimensions of the d sweep
     L: tuple[int, ...] = (64, 128, 256)  # widths of the L sweep
     r: tuple[int, ...] = (8, 16, 32, 64, 128)  # intrinsic dimensions of the spectrum sweep
-    r_risk: tuple[int, ...] = (3, 4, 6, 8, 11)  # intrinsic dimensions of the population risk
+    r_risk: tuple[int, ...] = (4, 6, 8, 12, 16)  # intrinsic dimensions of the population risk
     r_real: tuple[int, ...] = (3, 4)  # further intrinsic dimensions with real samples, for the additive fit
     seeds: int = 12  # seeds of each real-sample task
-    draws: int = 24  # draws of the population measurements
-    draws_top: int = 6  # draws at the largest r of the spectrum sweep
+    spectrum_draws: int = 1280  # draws of the spectrum sweep times r: the standard error of M1* is then about the same at every r
+    risk_draws: int = 1280  # draws of the population risk times r^2, at least 6
     head_seeds: int = 5  # seeds of the head sweep
     seed: int = 0  # root seed
     base_d: int = 32  # input dimension of the L and r sweeps
@@ -46,7 +46,7 @@ class Scaling:
     level: float = 0.1  # absolute risk that a distilled set has to reach, the same for all d, r and L
     m1_low: float = 0.75  # grid of M1 from m1_low r^2 ...
     m1_high: float = 10.5  # ... to m1_high r^2, neighbours at most a factor 1.4 apart where integers allow
-    m2_shares: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)  # grid of M2 / L
+    m2_shares: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # grid of M2 / L
     functional_ratio: float = 1.5  # labels suffice when the risk is within this factor of a head on real samples
     tolerance: float = 1e-6  # relative head error that counts as recovered
     head_L: tuple[int, ...] = (32, 64, 128, 256, 512)  # widths of the head sweep
@@ -55,16 +55,15 @@ class Scaling:
     validation: int = 2000  # held-out samples that pick the ridge penalty
     test: int = 4000  # test samples
     risk_ratio: float = 1.25  # population risk over the teacher's
-    risk_draws: int = 8  # draws of the population risk
 
     def __post_init__(self) -> None:
         for name in ("d", "L", "r", "r_risk", "head_L"):
             values = getattr(self, name)
             if len(values) < 3 or list(values) != sorted(set(values)):
                 raise ValueError(f"an exponent in {name} needs at least three increasing values: {name}={list(values)}")
-        for name in ("seeds", "draws", "draws_top", "head_seeds", "risk_draws"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"an interval needs at least two draws: {name}={getattr(self, name)}")
+        for name, least in (("seeds", 2), ("head_seeds", 2), ("spectrum_draws", 2 * max(self.r)), ("risk_draws", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"too few draws for an interval: {name}={getattr(self, name)}, at least {least} needed")
         for d, r, width in self.tasks():
             Task(**self.task(d, r, width))
         if not 0 < self.level < 1:
@@ -113,7 +112,7 @@ def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
     spectrum = [
         _plain(asdict(population.SpectrumTrial(r=r, draw=k, grid=population.spectrum_grid(r), seed=scaling.seed)))
         for r in sorted(scaling.r, reverse=True)
-        for k in range(scaling.draws_top if r == max(scaling.r) else scaling.draws)
+        for k in range(scaling.spectrum_draws // r)
     ]
     risk = [
         asdict(Task(**scaling.task(d, r, width)))
@@ -124,7 +123,7 @@ def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
     risk_in_r = [
         _plain(asdict(population.RiskTrial(r=r, draw=k, grid=population.risk_grid(r), seed=scaling.seed)))
         for r in sorted(scaling.r_risk, reverse=True)
-        for k in range(scaling.risk_draws)
+        for k in range(max(6, scaling.risk_draws // r**2))
     ]
     head = [
         {"d": scaling.base_d, "r": scaling.base_r, "L": width, "seed": scaling.seed, "draw": k}

@@ -31,6 +31,7 @@ from scipy.optimize import nnls
 
 LEAST_POINTS = 3
 COVERAGE = 0.95
+DECIMALS = 12  # of a slope: an exact law then has its exponent exactly, and an interval of no width
 
 Verdict = Literal["PASS", "FAIL", "REPORTED", "NO FIT"]
 Interval = tuple[float, float]
@@ -87,7 +88,7 @@ def slope(x: Real[np.ndarray, " m"], y: Real[np.ndarray, " m"]) -> float:
     """Least-squares slope of log y on log x."""
     u = np.log(x)
     u = u - u.mean()
-    return float(u @ np.log(y) / (u @ u))
+    return round(float(u @ np.log(y) / (u @ u)), DECIMALS)
 
 
 def local_slopes(x: Real[np.ndarray, " m"], y: Real[np.ndarray, " m"]) -> Float[np.ndarray, " m-1"]:

@@ -49,13 +49,17 @@ def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[Cell]]) -> st
 
 
 def terminal_table(title: str, headers: Sequence[str], rows: Iterable[Sequence[Cell]], console: Console | None = None) -> None:
-    """The same table on the terminal (stdout); verdicts are coloured."""
+    """The same table on the terminal (stdout), verdicts coloured; as Markdown where the output is no terminal."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.file.write(f"{title}\n\n{markdown_table(headers, rows)}\n")
+        return
     table = Table(title=escape(title))
     for header in headers:
         table.add_column(escape(header))
     for row in rows:
         table.add_row(*(_styled(_text(cell)) for cell in row))
-    (console or Console()).print(table)
+    console.print(table)
 
 
 def _text(cell: Cell) -> str:

@@ -1,0 +1,162 @@
+"""One task in depth: what a distilled set encodes, and how well it trains a fresh network, beside baselines at equal floats.
+
+distilled       M1 points and M2 labels; risk with a fresh start (and with the start that made the labels)
+random subset   as many real samples as fit in the same floats, used for both layers
+k-means         as many cluster centres of the inputs with the mean label of their cluster
+H alone         an orthonormal basis of the estimated expected Hessian's top r eigenvectors, random rows in it, M2 labels
+random features random rows, head on real samples: L floats and a seed
+weights         the full-data teacher itself
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.cluster.vq import kmeans2
+
+from sims.arrays import to_numpy
+from sims.lab.subspace import leading_subspace, principal_angles, singular_values
+from sims.pipeline import (
+    Bench,
+    Encoded,
+    Network,
+    Task,
+    distil_points,
+    encode,
+    fresh_network,
+    label_inputs,
+    labels,
+    teacher_network,
+)
+from sims.trials import TASK_FIELDS, trial_seed
+from theory import memory
+
+
+@dataclass(frozen=True)
+class Encode:
+    """A task, the size of its distilled set, and the number of seeds."""
+
+    task: Task
+    M1: int = 32  # distilled points
+    m2_per_L: float = 2.0  # labels M2 / L
+    seeds: int = 8  # seeds
+    seed: int = 0  # root seed
+
+    def __post_init__(self) -> None:
+        if self.M1 < 1 or self.M2 < 1 or self.seeds < 1:
+            raise ValueError(f"need M1 >= 1, M2 >= 1 and seeds >= 1: M1={self.M1}, M2={self.M2}, seeds={self.seeds}")
+        if memory.raw_points_for(self.floats, self.task.d) < 2:
+            raise ValueError(f"{self.floats} floats hold fewer than two real samples of d={self.task.d}: raise M1 or m2_per_L")
+
+    @property
+    def M2(self) -> int:
+        """Number of labels."""
+        return round(self.m2_per_L * self.task.L)
+
+    @property
+    def floats(self) -> int:
+        """Stored floats of the distilled set."""
+        return memory.distilled(self.M1, self.task.d, self.M2).floats
+
+    def configs(self, backend: str) -> list[dict[str, Any]]:
+        """One trial a seed."""
+        shared = asdict(self.task) | {"M1": self.M1, "M2": self.M2, "seed": self.seed, "backend": backend}
+        return [shared | {"draw": k} for k in range(self.seeds)]
+
+
+def encode_trial(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Risks by representation, floats by representation, principal angles (radians), singular values and off-subspace energy."""
+    task = Task(**{name: config[name] for name in TASK_FIELDS})
+    encoded = encode(task, trial_seed(config, task.d, task.r, task.L), config["backend"])
+    bench, m1, m2 = Bench.of(encoded), config["M1"], config["M2"]
+    points = distil_points(encoded, m1)
+    first = bench.fit_real(*fresh_network(encoded, points, "retrain"))
+    x = label_inputs(encoded, m2)
+    y = labels(first, x)
+    teacher = teacher_network(bench)
+    budget = memory.distilled(m1, task.d, m2).floats
+    count = memory.raw_points_for(budget, task.d)
+    risks = {
+        "teacher": bench.risk(teacher),
+        "distilled": bench.risk(bench.fit(*fresh_network(encoded, points, "retrain-again"), x, y)),
+        "distilled_same_start": bench.risk(bench.fit(first.rows, first.biases, x, y)),
+        "distilled_real_head": bench.risk(first),
+        "random_subset": _subset_risk(bench, count),
+        "k_means": _kmeans_risk(bench, count),
+        "H_alone": _hessian_risk(bench, teacher, x),
+        "random_features": _random_feature_risk(bench),
+    }
+    floats = {
+        "teacher": memory.weights(task.L, task.d).floats,
+        "distilled": budget,
+        "distilled_same_start": budget,
+        "distilled_real_head": memory.distilled(m1, task.d, task.L).floats,
+        "random_subset": memory.raw_subset(count, task.d).floats,
+        "k_means": memory.raw_subset(count, task.d).floats,
+        "H_alone": memory.subspace(task.r, task.d).floats + m2,
+        "random_features": task.L,
+    }
+    return {f"risk_{k}": v for k, v in risks.items()} | {f"floats_{k}": v for k, v in floats.items()} | _geometry(encoded, points)
+
+
+def _geometry(encoded: Encoded, points: Any) -> dict[str, Any]:
+    x, index = to_numpy(points).astype(np.float64), to_numpy(encoded.model.B).astype(np.float64)
+    inside = float(np.sum((x @ index) ** 2) / np.sum(x**2))
+    angles = principal_angles(index, leading_subspace(x, min(encoded.task.r, *x.shape)))
+    return {
+        "off_energy": 1.0 - inside,
+        "angles": angles.tolist(),
+        "singular_values": singular_values(x)[: 4 * encoded.task.r].tolist(),
+        "kappa": min(encoded.model.link.kappa, 1e9),
+    }
+
+
+def _small_set_network(bench: Bench, x: Any, y: Any) -> Network:
+    """Both layers trained on a small labelled set (x, y) from a fresh start, as the teacher is on all of it."""
+    encoded, task = bench.encoded, bench.encoded.task
+    rng = encoded.rng("baselines")
+    a, w, _ = encoded.student.init(rng)
+    xp, centred = encoded.xp, y - encoded.xp.mean(y)
+    rows = (xp.astype(x @ w.T >= 0, x.dtype) * centred[:, None]).T @ x * a[:, None]
+    rows = rows * (task.row_norm / float(xp.sqrt(xp.mean(xp.sum(rows * rows, axis=1)))))
+    return bench.fit(rows, encoded.student.asarray(rng.standard_normal(task.L)), x, y)
+
+
+def _subset_risk(bench: Bench, count: int) -> float:
+    index = bench.encoded.xp.asarray(bench.encoded.rng("baselines").choice(bench.encoded.task.head_samples, count, replace=False))
+    return bench.risk(_small_set_network(bench, bench.train.x[index, :], bench.train.label[index]))
+
+
+def _kmeans_risk(bench: Bench, count: int) -> float:
+    x, y = to_numpy(bench.train.x).astype(np.float64), to_numpy(bench.train.label).astype(np.float64)
+    centres, member = kmeans2(x, count, minit="points", rng=bench.encoded.rng("baselines"), iter=20)
+    sizes = np.bincount(member, minlength=count)
+    kept = sizes > 0
+    means = np.bincount(member, weights=y, minlength=count)[kept] / sizes[kept]
+    asarray = bench.encoded.student.asarray
+    return bench.risk(_small_set_network(bench, asarray(centres[kept]), asarray(means)))
+
+
+def _hessian_risk(bench: Bench, teacher: Network, x: Any) -> float:
+    """Rows uniform in the top-r eigenspace of the estimated E[y (x x^T - I)], head from the teacher's labels at x."""
+    encoded, task = bench.encoded, bench.encoded.task
+    estimate = np.zeros((task.d, task.d))
+    for chunk, xi in encoded.stream:
+        label = encoded.residual(chunk, encoded.model.labels(chunk, xi))
+        estimate += to_numpy((chunk * label[:, None]).T @ chunk)
+    values, vectors = np.linalg.eigh(estimate / encoded.stream.n)
+    basis = vectors[:, np.argsort(-np.abs(values))[: task.r]]
+    rng = encoded.rng("retrain-again")
+    rows = rng.standard_normal((task.L, task.r))
+    rows *= task.row_norm / np.linalg.norm(rows, axis=1, keepdims=True)
+    asarray = encoded.student.asarray
+    network = bench.fit(asarray(rows @ basis.T), asarray(rng.standard_normal(task.L)), x, labels(teacher, x))
+    return bench.risk(network)
+
+
+def _random_feature_risk(bench: Bench) -> float:
+    task, rng, asarray = bench.encoded.task, bench.encoded.rng("baselines"), bench.encoded.student.asarray
+    rows = rng.standard_normal((task.L, task.d))
+    rows *= task.row_norm / np.linalg.norm(rows, axis=1, keepdims=True)
+    return bench.risk(bench.fit_real(asarray(rows), asarray(rng.standard_normal(task.L))))

@@ -1,0 +1,89 @@
+"""Every figure of the simulator, in one style: measured points with 95 % intervals, the theory's line, rivals in grey."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "savefig.dpi": 150,
+    "figure.constrained_layout.use": True,
+}
+COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a5195", "#b8860b", "#444444")
+
+
+def new_figure(columns: int, width: float = 3.6, height: float = 3.1) -> tuple[Figure, list[Axes]]:
+    """A row of panels, drawn without a display."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height))
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def files(figure: Figure, name: str) -> dict[str, bytes]:
+    """{name.png, name.pdf}: the figure in both formats."""
+    out = {}
+    with matplotlib.rc_context(STYLE):
+        for kind in ("png", "pdf"):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+            out[f"{name}.{kind}"] = buffer.getvalue()
+    return out
+
+
+def points(axis: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequence[Any], label: str, k: int) -> None:
+    """Points with intervals; censored ones (not finite) are marked by an arrow at the top."""
+    xs, ys = np.asarray(x, float), np.asarray(y, float)
+    seen = np.isfinite(ys)
+    low = np.array([v if i is None else max(0.0, v - i[0]) for v, i in zip(ys, intervals, strict=True)])
+    high = np.array([0.0 if i is None else max(0.0, i[1] - v) for v, i in zip(ys, intervals, strict=True)])
+    low = np.where([i is None for i in intervals], 0.0, low)
+    axis.errorbar(xs[seen], ys[seen], yerr=[low[seen], high[seen]], fmt="o", ms=4, capsize=2.5, lw=1.2, color=COLOURS[k], label=label)
+    for censored in xs[~seen]:
+        axis.annotate(
+            "beyond grid", (censored, 0.97), xycoords=("data", "axes fraction"), fontsize=7, color=COLOURS[k], ha="center", va="top"
+        )
+
+
+def power_line(axis: Axes, x: Sequence[float], anchor: tuple[float, float], exponent: float, label: str, **style: Any) -> None:
+    """A line of a given slope through a point of the log-log plane."""
+    ends = np.array([min(x), max(x)], float)
+    options: dict[str, Any] = {"lw": 1.2} | style
+    axis.plot(ends, anchor[1] * (ends / anchor[0]) ** exponent, label=label, **options)
+
+
+def log_log(axis: Axes, x_label: str, y_label: str, ticks: Sequence[float]) -> None:
+    """Both axes logarithmic, with the measured x as ticks."""
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xticks(list(ticks), [f"{t:g}" for t in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+
+
+def centre(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """The geometric mean point, where a fitted power law passes."""
+    xs, ys = np.asarray(x, float), np.asarray(y, float)
+    seen = np.isfinite(ys) & (ys > 0)
+    return float(np.exp(np.log(xs[seen]).mean())), float(np.exp(np.log(ys[seen]).mean()))
+
+
+def csv(columns: Mapping[str, Sequence[Any]]) -> str:
+    """The numbers behind a figure, one column a name; censored values are empty."""
+    names = list(columns)
+    lines = [",".join(names)]
+    for row in zip(*columns.values(), strict=True):
+        lines.append(",".join("" if v is None or (isinstance(v, float) and not np.isfinite(v)) else str(v) for v in row))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,212 @@
+"""What a scaling experiment leaves for its reader: summary.json, report.md, figures with the numbers behind them, and a table."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sims import figures
+from sims.lab.report import LAW_HEADERS, Cell, law_row, markdown_table, number, with_interval
+from sims.lab.store import Row
+from sims.lab.sweep import failures
+from sims.population import THRESHOLDS
+from sims.scaling import CRITERIA, Scaling
+from sims.scaling_laws import RISK_BOUND, Laws, Series
+
+NAMES = {
+    "d": "d: floats M1 d at one risk level",
+    "L": "L: labels that recover the head (line inputs)",
+    "L_functional_same": "L: labels for the risk, same start",
+    "L_functional_fresh": "L: labels for the risk, fresh start",
+    "r_common_mode": "r: M1, common mode",
+    "r_conditioning": "r: M1, conditioning, plain",
+    "r_reflected": "r: M1, conditioning, reflected",
+    "r_risk": "r: M1, test risk, plain",
+    "r_risk_reflected": "r: M1, test risk, reflected",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What else a summary states of the run."""
+
+    trials: int
+    failed: int
+    seconds: float
+    backend: str
+
+
+def law_rows(laws: Laws) -> list[list[Cell]]:
+    """The rows of the law table, in reading order."""
+    return [law_row(NAMES[name], laws.fits[name]) for name in NAMES if name in laws.fits]
+
+
+def summary(laws: Laws, facts: Facts) -> str:
+    """summary.json."""
+    content = {
+        "fit": {name: fit.as_json() for name, fit in laws.fits.items()},
+        "additive": {name: fit.as_json() for name, fit in laws.additive.items()},
+        "floats": laws.floats,
+        "remarks": laws.remarks,
+        **vars(facts),
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def report(scaling: Scaling, laws: Laws, facts: Facts) -> str:
+    """report.md."""
+    parts = [
+        "# Memory of the distilled set: measured exponents\n",
+        "Stated in the paper (Kinoshita et al., arXiv:2603.14830, abstract): memory of order r^2 d + L up to logarithms. Derived here: "
+        "which measurement stands for which term, and every finite-size prediction. Intervals are 95 % percentile bootstrap over seeds "
+        f"or draws, whole curves at a time. {facts.trials} trials, {facts.failed} failed, {facts.seconds:.0f} s, {facts.backend}.\n",
+        markdown_table(LAW_HEADERS, law_rows(laws)),
+        *(f"- {NAMES[name]}: {text}\n" for name, text in laws.remarks.items()),
+        "\n## What each line measures\n",
+        _definitions(scaling),
+        "\n## Total floats: a r^2 d + b L + c\n",
+        additive_text(laws),
+        markdown_table(
+            ("d", "r", "L", "floats, labels reach the level", "M2 there", "floats, exact head"),
+            [[f["d"], f["r"], f["L"], f["functional"], f["M2"], f["exact_head"]] for f in laws.floats],
+        ),
+        "\n## The numbers behind the slopes\n",
+        *(_series_table(NAMES[name], laws.series[name]) for name in NAMES if name in laws.series),
+        "\n![exponents](figures/law.png)\n\n![risk against points](figures/risk.png)\n",
+    ]
+    return "\n".join(parts)
+
+
+def _definitions(scaling: Scaling) -> str:
+    thresholds = THRESHOLDS
+    lines = (
+        f"- **d**: link {scaling.link!r}, r = {scaling.base_r}, L = {scaling.base_L}, N = {scaling.samples:g} d^2 streamed samples, "
+        f"L J/(r d) = {scaling.diversity:g}, {scaling.seeds} seeds. M1 is interpolated where the median test risk (head on real samples) "
+        f"first reaches {scaling.level:g}, one level for all d. Neighbours in the grid of M1 differ by a factor of at most 1.4 wherever "
+        "integers allow.",
+        f"- **L, head**: least M2 from which the relative head error stays under {scaling.tolerance:g}; inputs t v on a line, one "
+        "between consecutive kinks. Linear algebra gives exactly L, so the interval has no width; "
+        f"{scaling.head_seeds} networks a width.",
+        f"- **L, risk**: least M2 whose risk is within {scaling.functional_ratio:g} of a head on real samples, for the network that made "
+        "the labels and for a fresh one. No prediction, so no verdict.",
+        "- **r, spectrum**: second moment of the retrained rows at L = infinity for M1 Gaussian points in r coordinates; largest over "
+        f"median eigenvalue <= {thresholds['common_mode']:g}, condition number <= {thresholds['conditioning']:g}; "
+        f"{scaling.spectrum_draws}/r draws. The predicted column is the slope of the finite-size prediction over the same r.",
+        f"- **r, risk**: population mode, least M1 with risk <= {scaling.risk_ratio:g} x the teacher's, {scaling.risk_draws}/r^2 draws "
+        f"(at least 6). At the sizes reached it can neither confirm nor refute r^2; asked is only that the upper end stays under {RISK_BOUND:g}.",
+        "- A point that never reaches its level is censored: left out of the slope, counted, and never replaced.",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def additive_text(laws: Laws) -> str:
+    """The coefficients of both additive fits with their intervals."""
+    lines = []
+    for name, fit in laws.additive.items():
+        if not fit.coefficients:
+            lines.append(f"- {name}: no fit ({fit.n} points, {fit.censored} censored)\n")
+            continue
+        terms = ", ".join(f"{term}: {with_interval(c, fit.intervals.get(term))}" for term, c in fit.coefficients.items())
+        lines.append(f"- {name}: {terms}; relative residual {number(fit.error)}, {fit.n} points, {fit.censored} censored\n")
+    return "".join(lines)
+
+
+def _series_table(name: str, series: Series) -> str:
+    predicted: Sequence[float | None] = series.predicted or [None] * len(series.x)
+    rows = [
+        [number(x), with_interval(y if math.isfinite(y) else None, i, 1), p]
+        for x, y, i, p in zip(series.x, series.y, series.intervals, predicted, strict=True)
+    ]
+    return f"{name}\n\n" + markdown_table(("x", "value [95 %]", "predicted"), rows)
+
+
+def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> dict[str, bytes | str]:
+    """Every figure of the report by file name, with the CSV behind each."""
+    out: dict[str, bytes | str] = {}
+    out |= figures.files(_law_figure(laws), "law")
+    out |= figures.files(_risk_figure(scaling, rows), "risk")
+    for name, series in laws.series.items():
+        low, high = ([None if i is None else i[k] for i in series.intervals] for k in (0, 1))
+        columns: dict[str, Sequence[Any]] = {"x": series.x, "y": series.y, "low": low, "high": high}
+        out[f"law-{name}.csv"] = figures.csv(columns | ({"predicted": series.predicted} if series.predicted else {}))
+    return out
+
+
+def _law_figure(laws: Laws) -> Any:
+    figure, (left, middle, right) = figures.new_figure(3)
+    d = laws.series["d"]
+    figures.points(left, d.x, d.y, d.intervals, "measured", 0)
+    _guides(left, d, ((1.0, "slope 1 (theory)"), (0.0, "0, 2 (rivals)"), (2.0, None)))
+    figures.log_log(left, "input dimension d", "floats M1* d at the risk level", d.x)
+    left.set_title(_title("d", laws), fontsize=9)
+    widths = laws.series["L"]
+    figures.points(middle, widths.x, widths.y, widths.intervals, "exact head, line inputs", 0)
+    _guides(middle, widths, ((1.0, "slope 1 (theory)"),))
+    for k, init in enumerate(("same", "fresh"), start=1):
+        series = laws.series[f"L_functional_{init}"]
+        figures.points(middle, series.x, series.y, series.intervals, f"risk, {init} start", k)
+    figures.log_log(middle, "width L", "labels M2*", widths.x)
+    middle.set_title(_title("L", laws), fontsize=9)
+    for k, name in enumerate(CRITERIA):
+        series = laws.series[f"r_{name}"]
+        fit = laws.fits[f"r_{name}"]
+        figures.points(
+            right, series.x, series.y, series.intervals, f"{name.replace('_', ' ')}: {with_interval(fit.exponent, fit.interval)}", k
+        )
+        right.plot(series.x, series.predicted or (), color=figures.COLOURS[k], lw=1.2)
+    figures.log_log(right, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series["r_common_mode"].x)
+    right.set_title("r: least points by criterion", fontsize=9)
+    for axis in (left, middle, right):
+        axis.legend()
+    return figure
+
+
+def _title(name: str, laws: Laws) -> str:
+    fit = laws.fits[name]
+    return f"{name}: exponent {with_interval(fit.exponent, fit.interval)}"
+
+
+def _guides(axis: Any, series: Series, lines: Sequence[tuple[float, str | None]]) -> None:
+    anchor = figures.centre(series.x, series.y)
+    for k, (exponent, label) in enumerate(lines):
+        style = {"color": "black"} if k == 0 else {"color": "0.7", "ls": "--"}
+        figures.power_line(axis, series.x, anchor, exponent, label or "_", **style)
+
+
+def _risk_figure(scaling: Scaling, rows: dict[str, list[Row]]) -> Any:
+    figure, (left, right) = figures.new_figure(2, width=4.2)
+    for k, d in enumerate(scaling.d):
+        group = [r for r in _ok(rows["risk"]) if (r["d"], r["r"], r["L"]) == (d, scaling.base_r, scaling.base_L)]
+        _band(left, scaling.m1_grid(scaling.base_r), np.array([r["real"] for r in group]), f"d = {d}", k)
+    left.axhline(scaling.level, color="black", lw=1, ls=":", label=f"level {scaling.level:g}")
+    left.set_xlabel("distilled points M1")
+    for k, width in enumerate(scaling.L):
+        group = [r for r in _ok(rows["risk"]) if (r["d"], r["r"], r["L"]) == (scaling.base_d, scaling.base_r, width)]
+        grid = scaling.m2_grid(width)
+        fresh = np.array([r["fresh"][-len(grid) :] for r in group])
+        _band(right, [m / width for m in grid], fresh, f"L = {width}, fresh start", k)
+    right.set_xlabel("labels M2 / L at the largest M1")
+    for axis in (left, right):
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_ylabel("test risk / Var f*: median, 25-75 % of seeds")
+        axis.legend()
+    return figure
+
+
+def _band(axis: Any, x: Sequence[float], curves: np.ndarray, label: str, k: int) -> None:
+    low, middle, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
+    axis.plot(x, middle, "o-", ms=3, lw=1.2, color=figures.COLOURS[k], label=label)
+    axis.fill_between(x, low, high, color=figures.COLOURS[k], alpha=0.15, lw=0)
+
+
+def _ok(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["failed"] is None]
+
+
+def count_failures(rows: dict[str, list[Row]]) -> int:
+    """Trials that failed numerically."""
+    return sum(len(failures(group)) for group in rows.values())
