@@ -18,8 +18,6 @@ from sims.lab.progress import duration
 from sims.lab.report import terminal_table
 from sims.lab.run import main_guard
 
-PRESET = "paper"
-
 
 @dataclass(frozen=True)
 class Data:
@@ -41,8 +39,8 @@ class Distill:
     """Folder with the image files."""
     out: Path
     """Run folder."""
-    preset: str = PRESET
-    """Settings to start from: the name of a preset or a .toml file; options on the command line win."""
+    preset: str | None = None
+    """Settings to start from: cpu, dev-tiny, rat-cifar10-ipc1 (-ipc10, -ipc50) or a .toml file; options on the command line win."""
     resume: bool = True
     """Go on with the run in --out; --no-resume refuses a folder that holds one."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
@@ -70,7 +68,7 @@ def main(words: list[str] | None = None) -> None:
     """Runs the command in `words` (the command line by default)."""
     words = list(sys.argv[1:] if words is None else words)
     if words[:1] == ["distill"] and not {"-h", "--help"} & set(words):
-        words = ["distill", *preset_options(_preset(words)), *words[1:]]
+        words = ["distill", *_preset(words), *words[1:]]
     command = tyro.cli(Command, args=words, prog="python -m realdata")
     match command:
         case Data():
@@ -95,15 +93,15 @@ def report(out: Path, place: Path) -> None:
     print(f"distilled set: {place}\nlearning curve: {out / 'figures' / 'curve.png'}")
 
 
-def _preset(words: list[str]) -> str:
-    """The last --preset among the words."""
-    name = PRESET
+def _preset(words: list[str]) -> list[str]:
+    """The options that the last --preset among the words stands for."""
+    name = None
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "--preset" and following:
             name = following
         elif word.startswith("--preset="):
             name = word.removeprefix("--preset=")
-    return name
+    return [] if name is None else preset_options(name)
 
 
 def verify(command: Data) -> None:
