@@ -126,9 +126,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, kin
     assert str(path) in message
     assert "\n" not in message
     assert not marker.exists()
+    assert kind == "persistent" or "was not run" in message
     if kind in ("top", "nested", "stack global"):
         assert f"{os.system.__module__}.system" in message
-        assert "not run" in message
 
 
 @given(cut=st.floats(0.0, 0.999))

@@ -99,12 +99,20 @@ def test_a_run_leaves_what_it_promises(finished: Path):
     assert "warps: rotate" in card
 
 
-def test_the_best_set_is_the_one_that_was_measured_best(finished: Path):
-    state = read_checkpoint(finished, torch.device("cpu"))
+def test_the_best_set_is_the_one_that_was_measured_best(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Accuracies by script, two networks a point: step 2 wins over 0, 4 and, as the earlier of equals, over 6."""
+    script = iter([0.1, 0.1, 0.4, 0.6, 0.3, 0.3, 0.5, 0.5])
+    monkeypatch.setattr(distill, "accuracy", lambda *_: next(script, 0.0))
+    main(command(root, tmp_path / "run"))
+    main(command(root, tmp_path / "short", "--outer-steps", "2"))
+    state, short = (read_checkpoint(tmp_path / name, torch.device("cpu")) for name in ("run", "short"))
     assert state is not None
-    assert state.outer.step == 6
-    assert torch.equal(state.best[0], torch.from_numpy(read_set(finished).images))
-    assert torch.equal(state.best[0], state.outer.s[0]) == (state.best_point.step == 6)
+    assert short is not None
+    assert [(point.step, point.mean) for point in state.curve] == [(0, 0.1), (2, 0.5), (4, 0.3), (6, 0.5)]
+    assert state.curve[1].std == pytest.approx(0.02**0.5)
+    assert state.best_point.step == 2
+    assert torch.equal(torch.from_numpy(read_set(tmp_path / "run").images), short.outer.s[0])
+    assert not torch.equal(state.outer.s[0], short.outer.s[0])
 
 
 def test_the_same_command_again_does_nothing_twice(finished: Path, root: Path, capfd: pytest.CaptureFixture[str]):

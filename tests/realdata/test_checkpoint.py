@@ -1,0 +1,66 @@
+"""A stored state comes back bit for bit, whatever it holds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realdata.checkpoint import FILE, CurvePoint, RunState, read_checkpoint, write_checkpoint
+from sims.lab.files import RunError
+from tests.strategies import generators
+from theory.distill.distiller import OuterState
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+points = st.builds(CurvePoint, st.integers(0, 10**9), st.none() | numbers, numbers, numbers)
+
+
+@st.composite
+def states(draw: st.DrawFn) -> RunState:
+    rng = draw(generators)
+    shapes = draw(st.lists(st.sampled_from([(2, 1, 3, 3), (2, 4)]), min_size=1, max_size=2))
+
+    def leaves() -> tuple[torch.Tensor, ...]:
+        return tuple(torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) for shape in shapes)
+
+    slots = tuple(leaves() for _ in range(draw(st.integers(0, 2))))
+    average = leaves() if draw(st.booleans()) else None
+    outer = OuterState(leaves(), slots, draw(st.none() | numbers), average, draw(st.integers(0, 10**9)))
+    curve, losses = draw(st.lists(points, max_size=3)), draw(st.lists(numbers, max_size=3))
+    return RunState(outer, leaves(), tuple(curve), tuple(losses), draw(numbers))
+
+
+def plain(value: Any) -> Any:
+    """Tensors as bytes, so that states compare."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes(), tuple(value.shape), str(value.dtype)
+    return tuple(map(plain, value)) if isinstance(value, tuple) else value
+
+
+@given(state=states())
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, state: RunState):
+    folder = tmp_path_factory.mktemp("run")
+    write_checkpoint(folder, state)
+    again = read_checkpoint(folder, torch.device("cpu"))
+    assert again is not None
+    for name in OuterState.__dataclass_fields__:
+        assert plain(getattr(again.outer, name)) == plain(getattr(state.outer, name)), name
+    for name in RunState.__dataclass_fields__.keys() - {"outer"}:
+        assert plain(getattr(again, name)) == plain(getattr(state, name)), name
+
+
+def test_absent_damaged_and_foreign_files(tmp_path: Path):
+    assert read_checkpoint(tmp_path, torch.device("cpu")) is None
+    state = RunState(OuterState((torch.ones(2),), (), None, None, 3), (torch.ones(2),))
+    write_checkpoint(tmp_path, state)
+    whole = (tmp_path / FILE).read_bytes()
+    for content in (whole[:-1], whole[:20], b"", whole.replace(b'\\"step\\"', b'\\"stop\\"')):
+        (tmp_path / FILE).write_bytes(content)
+        with pytest.raises(RunError, match="is damaged"):
+            read_checkpoint(tmp_path, torch.device("cpu"))
+    (tmp_path / FILE).write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+    with pytest.raises(RunError, match="is of format 9"):
+        read_checkpoint(tmp_path, torch.device("cpu"))
