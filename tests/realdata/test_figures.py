@@ -4,26 +4,25 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from realdata import figures
 
 
-@settings(max_examples=8)
-@given(classes=st.integers(1, 12), ipc=st.integers(1, 12), channels=st.sampled_from([1, 3]), flat=st.booleans())
+@settings(max_examples=4)
+@example(classes=11, ipc=1, channels=3, flat=False)
+@example(classes=2, ipc=11, channels=1, flat=False)
+@given(classes=st.integers(1, 3), ipc=st.integers(1, 3), channels=st.sampled_from([1, 3]), flat=st.booleans())
 def test_any_set_has_a_grid(classes: int, ipc: int, channels: int, flat: bool):
     rng = np.random.default_rng(0)
     images = np.zeros((classes * ipc, channels, 4, 4)) if flat else 5.0 * rng.standard_normal((classes * ipc, channels, 4, 4))
     names = [f"class {c}" for c in range(classes)]
-    one, again = (figures.render(figures.image_grid(images, names), "png", dpi=40) for _ in range(2))
-    assert one == again
-    titles = [axes.get_title() for axes in figures.image_grid(images, names).axes if axes.get_title()]
-    assert titles == names
-    shown = sum(bool(axes.images) for axes in figures.image_grid(images, names).axes)
-    assert shown == classes * min(ipc, 10)
-    assert Image.open(io.BytesIO(one)).size[0] > 10
+    grid = figures.image_grid(images, names)
+    assert [axes.get_title() for axes in grid.axes if axes.get_title()] == names
+    assert sum(bool(axes.images) for axes in grid.axes) == classes * min(ipc, 10)
+    assert Image.open(io.BytesIO(figures.render(grid, "png", dpi=20))).size[0] > 10
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])

@@ -205,12 +205,21 @@ def test_evaluation_reads_the_test_split_once_and_last(
     root: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     order: list[str] = []
+    sets: dict[str, list[bytes]] = {}
     load, arm = data.load, evaluate.train_arm
     monkeypatch.setattr(data, "load", lambda name, root, split: (order.append(split), load(name, root, split))[1])
-    monkeypatch.setattr(evaluate, "train_arm", lambda name, *rest: (order.append(name), arm(name, *rest))[1])
+
+    def observed(name: str, problem: Any, optimiser: Any, drawn: Any, *rest: Any) -> Any:
+        order.append(name)
+        sets[name] = [s[0].numpy().tobytes() for s in drawn]
+        return arm(name, problem, optimiser, drawn, *rest)
+
+    monkeypatch.setattr(evaluate, "train_arm", observed)
     target = tmp_path / "result.json"
     main(["evaluate", str(finished), "--root", str(root), "--seeds", "2", "--lengths", "2", "4", "--json", str(target)])
     assert order == ["train", "distilled", "random", "kmeans", "test"]
+    assert len(set(sets["random"])) == 2
+    assert sets["distilled"] == [read_set(finished).images.tobytes()]
     record = json.loads(target.read_text())
     assert [result["name"] for result in record["results"]] == ["distilled", "random", "kmeans"]
     assert [(result["draws"], result["networks"]) for result in record["results"]] == [(1, 2), (2, 2), (2, 2)]
