@@ -1,12 +1,14 @@
 """Where arrays live and where Gaussian samples come from: namespace, host and device moves, chunked streams.
 
-A stream of N samples is never stored: chunk k is drawn from SeedSequence(entropy, spawn_key + (k,)) and can be drawn again at any
-time, so every pass over the data sees the same samples with O(chunk) memory. Draws are NumPy's on every backend unless `native`
-asks for the device's own generator (faster on a GPU, other samples).
+A stream of N samples is never stored: chunk k has its own child of the stream's seed and can be drawn again at any time, so every
+pass over the data sees the same samples with O(chunk) memory. Draws are NumPy's on every backend unless `native` asks for the
+device's own generator (faster on a GPU, other samples).
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import array_api_compat.numpy as np_compat
@@ -54,6 +56,12 @@ def backend_name(backend: str) -> str:
     return "cupy" if is_cupy(namespace(backend)) else "numpy"
 
 
+def runtime_words(backend: str) -> str:
+    """The backend with its device, for the record of a run: "numpy", or "cupy: NVIDIA H200"."""
+    name = backend_name(backend)
+    return name if name == "numpy" else f"{name}: {cupy_device()}"
+
+
 def is_cupy(xp: Any) -> bool:
     """Whether xp is the CuPy namespace."""
     return xp.__name__.endswith("cupy")
@@ -62,6 +70,11 @@ def is_cupy(xp: Any) -> bool:
 def to_numpy(x: Array) -> np.ndarray:
     """The array on the host."""
     return x.get() if hasattr(x, "get") else np.asarray(x)
+
+
+def child(seed: np.random.SeedSequence, *key: int) -> np.random.SeedSequence:
+    """The descendant of a seed under a key. Unlike `seed.spawn` it keeps no count: the same key gives the same child."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +102,14 @@ class GaussianStream:
             yield self._draw(k, min(self.chunk, self.n - start))
 
     def _draw(self, k: int, n: int) -> tuple[Array, Array]:
-        seed = np.random.SeedSequence(self.seed.entropy, spawn_key=(*self.seed.spawn_key, k))
+        seeds = child(self.seed, k, 0), child(self.seed, k, 1)
         dtype: Any = np.dtype(self.dtype)
         if self.native:
             import cupy  # pyright: ignore[reportMissingImports]
 
-            x_rng, xi_rng = (cupy.random.Generator(cupy.random.Philox4x3210(int(c.generate_state(1, np.uint64)[0]))) for c in seed.spawn(2))
+            x_rng, xi_rng = (cupy.random.Generator(cupy.random.Philox4x3210(int(c.generate_state(1, np.uint64)[0]))) for c in seeds)
             return x_rng.standard_normal((n, self.d), dtype=dtype), xi_rng.standard_normal((n,), dtype=dtype)
-        x_rng, xi_rng = (np.random.default_rng(child) for child in seed.spawn(2))
+        x_rng, xi_rng = (np.random.default_rng(seed) for seed in seeds)
         x, xi = x_rng.standard_normal((n, self.d), dtype=dtype), xi_rng.standard_normal(n, dtype=dtype)
         return (x, xi) if self.xp is np_compat else (self.xp.asarray(x), self.xp.asarray(xi))
 
@@ -104,5 +117,5 @@ class GaussianStream:
         """The first n samples as one pair of arrays."""
         if not 1 <= n <= self.n:
             raise ValueError(f"the stream has N={self.n} samples: n={n}")
-        x, xi = zip(*replace(self, n=n), strict=True)
-        return self.xp.concat(x, axis=0), self.xp.concat(xi, axis=0)
+        x, xi = zip(*islice(self, math.ceil(n / self.chunk)), strict=True)
+        return self.xp.concat(x, axis=0)[:n, :], self.xp.concat(xi, axis=0)[:n]

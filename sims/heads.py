@@ -16,6 +16,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from jaxtyping import Float
 
+from sims.arrays import to_numpy
 from theory.distill.problem import Diverged
 
 PENALTIES = tuple(float(10.0**k) for k in np.arange(-10.0, 1.01, 0.5))
@@ -48,8 +49,7 @@ def risks(phi: Float[Any, "n L"], heads: Float[Any, "L p"], y: Float[Any, "n"]) 
     """Mean squared error of every head over the mean square of y, on the host."""
     xp = array_namespace(phi)
     error = xp.astype(phi, heads.dtype) @ heads - xp.astype(y, heads.dtype)[:, None]
-    relative = xp.mean(error * error, axis=0) / xp.mean(xp.astype(y, heads.dtype) ** 2)
-    return np.asarray(relative.get() if hasattr(relative, "get") else relative)
+    return to_numpy(xp.mean(error * error, axis=0) / xp.mean(xp.astype(y, heads.dtype) ** 2))
 
 
 def select(phi: Float[Any, "n L"], heads: Float[Any, "L p"], y: Float[Any, "n"]) -> Float[Any, "L"]:

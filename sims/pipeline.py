@@ -7,14 +7,16 @@ student and the baselines. Risk is E (f - f*)^2 / Var f* on fresh inputs, withou
 one root seed (ROLES), so training, retraining, held-out and test draws are disjoint.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 from jaxtyping import Float
 
 from sims import heads, two_phase
-from sims.arrays import DTYPES, GaussianStream, namespace
+from sims.arrays import DTYPES, GaussianStream, child, namespace
 from sims.student import Student
 from theory.distill.leaves import Array, Leaves
 from theory.distill.problem import Diverged
@@ -54,8 +56,12 @@ class Task:
             raise ValueError(f"the intrinsic dimension cannot exceed the input dimension: r={self.r} > d={self.d}")
         if self.L < 2 or self.L % 2:
             raise ValueError(f"the symmetric start needs an even width: L={self.L}")
+        if not math.isfinite(self.samples):
+            raise ValueError(f"the number of samples must be finite: samples={self.samples}")
         if self.N < 1:
             raise ValueError(f"need at least one training sample: N={self.N} (samples={self.samples} in units of d^2={self.d**2})")
+        if self.preprocessing == "ols" and self.d + 1 >= self.N:
+            raise ValueError(f"least squares needs N > d + 1 samples: N={self.N} (samples={self.samples} in units of d^2), d={self.d}")
         if self.head_samples > self.N:
             raise ValueError(f"heads are fitted on training samples: head_samples={self.head_samples} > N={self.N}")
         for name, known in (
@@ -67,10 +73,10 @@ class Task:
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(sorted(known))}")
         for name in ("inner_lr", "start_norm", "row_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive: {name}={getattr(self, name)}")
-        if not self.noise >= 0:
-            raise ValueError(f"the noise standard deviation must be >= 0: noise={self.noise}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite: {name}={getattr(self, name)}")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"the noise standard deviation must be >= 0 and finite: noise={self.noise}")
 
     @property
     def N(self) -> int:
@@ -80,16 +86,21 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A predictor: rows (L, d), biases (L,), head (L,)."""
+    """The predictor a^T relu(W x + b) of residual labels: rows W (L, d), biases b (L,), head a (L,)."""
 
     rows: Array
     biases: Array
     head: Array
 
+    def __call__(self, x: Float[Any, "n d"]) -> Float[Any, "n"]:
+        """The values at the rows of x, in the head's precision."""
+        phi = heads.features(self.rows, self.biases, x)
+        return array_namespace(phi).astype(phi, self.head.dtype) @ self.head
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What phase 1 leaves: the teacher's rows g(w_i) at every start, and everything later phases draw on."""
+    """What T1 leaves: the teacher's rows g(w_i), L/2 for each of the J starts, and everything that later phases draw on."""
 
     task: Task
     seeds: dict[str, np.random.SeedSequence]
@@ -99,7 +110,7 @@ class Encoded:
     residual: two_phase.Residual
     student: Student
     starts: tuple[Leaves, ...]
-    rows: Float[Any, "JL d"]
+    rows: Float[Any, "K d"]
 
     def rng(self, role: str) -> np.random.Generator:
         """A generator for one role; every call gives the same draws."""
@@ -109,7 +120,7 @@ class Encoded:
 def encode(task: Task, seed: np.random.SeedSequence, backend: str = "numpy") -> Encoded:
     """T1: draws the task, runs the two streamed passes, and returns the teacher rows of all J starts."""
     xp = namespace(backend)
-    children = {role: np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, k)) for k, role in enumerate(ROLES)}
+    children = {role: child(seed, k) for k, role in enumerate(ROLES)}
     dtype = getattr(xp, task.dtype)
     model = as_backend(draw_model(task.d, task.r, task.link, np.random.default_rng(children["model"]), task.noise), xp, dtype)
     stream = GaussianStream(children["train"], task.N, task.d, xp, task.dtype, task.chunk)
@@ -180,8 +191,7 @@ class Bench:
 
     def risk(self, network: Network) -> float:
         """E (f - f*)^2 / Var f* on the test samples."""
-        phi = heads.features(network.rows, network.biases, self.test.x)
-        error = self.encoded.xp.astype(phi, network.head.dtype) @ network.head - self.test.clean
+        error = network(self.test.x) - self.encoded.xp.astype(self.test.clean, network.head.dtype)
         value = float(self.encoded.xp.mean(error * error)) / self.encoded.model.link.variance
         if not value < float("inf"):
             raise Diverged(f"test risk is {value}")
@@ -200,8 +210,7 @@ def teacher_network(bench: Bench) -> Network:
     """The full-data teacher of the first start: rows step a_i g(w_i) at the same norm, fresh biases, head on real samples."""
     encoded = bench.encoded
     a, g = encoded.starts[0][0], encoded.rows[: encoded.task.L // 2, :]
-    rows = encoded.xp.concat([g, g], axis=0) * a[:, None]
-    rows = rows * (encoded.task.row_norm / float(encoded.xp.sqrt(encoded.xp.mean(encoded.xp.sum(rows * rows, axis=1)))))
+    rows = encoded.task.row_norm * two_phase.unit_rms(encoded.xp.concat([g, g], axis=0) * a[:, None], "rows of the teacher")
     return bench.fit_real(rows, encoded.student.asarray(encoded.rng("baselines").standard_normal(encoded.task.L)))
 
 
@@ -212,5 +221,4 @@ def label_inputs(encoded: Encoded, m2: int) -> Float[Any, "M2 d"]:
 
 def labels(network: Network, x: Float[Any, "M2 d"]) -> Float[Any, "M2"]:
     """T6: y^ = a^T relu(W x^ + b)."""
-    phi = heads.features(network.rows, network.biases, x)
-    return network.head @ phi.T
+    return network(x)

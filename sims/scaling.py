@@ -9,9 +9,12 @@ The paper (Kinoshita et al., arXiv:2603.14830, abstract) states memory Theta~(r^
 finite-size predictions, are derived here (theory.predictions, theory.spectrum).
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from sims import population, trials
 from sims.lab.progress import Bar
@@ -19,7 +22,8 @@ from sims.lab.store import Row, TrialStore
 from sims.lab.sweep import Executor, run_trials
 from sims.pipeline import Task
 
-CRITERIA = ("common_mode", "conditioning", "reflected")
+CRITERIA = tuple(population.THRESHOLDS)
+LEAST_R = 3  # below it the spectrum's thresholds are met at M1 = 2r, where its prediction ends
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Scaling:
     r: tuple[int, ...] = (8, 16, 32, 64, 128)  # intrinsic dimensions of the spectrum sweep
     r_risk: tuple[int, ...] = (4, 6, 8, 12, 16)  # intrinsic dimensions of the population risk
     r_real: tuple[int, ...] = (3, 4)  # further intrinsic dimensions with real samples, for the additive fit
-    seeds: int = 12  # seeds of each real-sample task
+    seeds: int = 16  # seeds of each real-sample task
     spectrum_draws: int = 1280  # draws of the spectrum sweep times r: the standard error of M1* is then about the same at every r
     risk_draws: int = 1280  # draws of the population risk times r^2, at least 6
     head_seeds: int = 5  # seeds of the head sweep
@@ -59,15 +63,34 @@ class Scaling:
     def __post_init__(self) -> None:
         for name in ("d", "L", "r", "r_risk", "head_L"):
             values = getattr(self, name)
-            if len(values) < 3 or list(values) != sorted(set(values)):
-                raise ValueError(f"an exponent in {name} needs at least three increasing values: {name}={list(values)}")
-        for name, least in (("seeds", 2), ("head_seeds", 2), ("spectrum_draws", 2 * max(self.r)), ("risk_draws", 1)):
+            if len(values) < 3 or list(values) != sorted(set(values)) or values[0] < 1:
+                raise ValueError(f"an exponent in {name} needs at least three increasing values >= 1: {name}={list(values)}")
+        if self.r[0] < LEAST_R:
+            raise ValueError(f"the spectrum sweep needs r >= {LEAST_R}: r={list(self.r)}")
+        draws = {"seeds": 2, "head_seeds": 2, "spectrum_draws": 2 * self.r[-1], "risk_draws": 1}
+        for name, least in (draws | {"base_L": 2, "L_real": 2, "seed": 0}).items():
             if getattr(self, name) < least:
-                raise ValueError(f"too few draws for an interval: {name}={getattr(self, name)}, at least {least} needed")
-        for d, r, width in self.tasks():
-            Task(**self.task(d, r, width))
+                raise ValueError(f"{name} must be at least {least}: {name}={getattr(self, name)}")
+        for name in (
+            "samples",
+            "diversity",
+            "m1_low",
+            "m1_high",
+            "functional_ratio",
+            "tolerance",
+            "risk_ratio",
+            "m2_shares",
+            "head_shares",
+        ):
+            values = getattr(self, name)
+            if not all(0 < value < math.inf for value in np.atleast_1d(values)) or not np.size(values):
+                raise ValueError(f"{name} must be positive and finite: {name}={values}")
+        if not self.m1_low < self.m1_high:
+            raise ValueError(f"the grid of M1 must increase: m1_low={self.m1_low}, m1_high={self.m1_high}")
         if not 0 < self.level < 1:
             raise ValueError(f"the risk level must lie in (0, 1): level={self.level}")
+        for d, r, width in [*self.tasks(), *((self.base_d, self.base_r, width) for width in self.head_L)]:
+            Task(**self.task(d, r, width))
 
     def tasks(self) -> list[tuple[int, int, int]]:
         """(d, r, L) of the risk sweep, without repeats."""
@@ -110,8 +133,8 @@ class Sweep:
 def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
     """Every trial of the experiment, the expensive ones first (they fill the workers best)."""
     spectrum = [
-        _plain(asdict(population.SpectrumTrial(r=r, draw=k, grid=population.spectrum_grid(r), seed=scaling.seed)))
-        for r in sorted(scaling.r, reverse=True)
+        _plain(asdict(population.SpectrumTrial(r=r, draw=k, grid=grid, seed=scaling.seed)))
+        for r, grid in ((r, population.spectrum_grid(r)) for r in reversed(scaling.r))
         for k in range(scaling.spectrum_draws // r)
     ]
     risk = [
@@ -122,13 +145,13 @@ def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
     ]
     risk_in_r = [
         _plain(asdict(population.RiskTrial(r=r, draw=k, grid=population.risk_grid(r), seed=scaling.seed)))
-        for r in sorted(scaling.r_risk, reverse=True)
+        for r in reversed(scaling.r_risk)
         for k in range(max(6, scaling.risk_draws // r**2))
     ]
     head = [
         {"d": scaling.base_d, "r": scaling.base_r, "L": width, "seed": scaling.seed, "draw": k}
         | {"tolerance": scaling.tolerance, "shares": list(scaling.head_shares)}
-        for width in sorted(scaling.head_L, reverse=True)
+        for width in reversed(scaling.head_L)
         for k in range(scaling.head_seeds)
     ]
     return (

@@ -14,7 +14,7 @@ from sims.lab.store import Row
 from sims.lab.sweep import failures
 from sims.population import THRESHOLDS
 from sims.scaling import CRITERIA, Scaling
-from sims.scaling_laws import RISK_BOUND, Laws, Series
+from sims.scaling_laws import RISK_BOUND, Laws, Series, sound_at
 
 NAMES = {
     "d": "d: floats M1 d at one risk level",
@@ -81,7 +81,6 @@ def report(scaling: Scaling, laws: Laws, facts: Facts) -> str:
 
 
 def _definitions(scaling: Scaling) -> str:
-    thresholds = THRESHOLDS
     lines = (
         f"- **d**: link {scaling.link!r}, r = {scaling.base_r}, L = {scaling.base_L}, N = {scaling.samples:g} d^2 streamed samples, "
         f"L J/(r d) = {scaling.diversity:g}, {scaling.seeds} seeds. M1 is interpolated where the median test risk (head on real samples) "
@@ -93,10 +92,11 @@ def _definitions(scaling: Scaling) -> str:
         f"- **L, risk**: least M2 whose risk is within {scaling.functional_ratio:g} of a head on real samples, for the network that made "
         "the labels and for a fresh one. No prediction, so no verdict.",
         "- **r, spectrum**: second moment of the retrained rows at L = infinity for M1 Gaussian points in r coordinates; largest over "
-        f"median eigenvalue <= {thresholds['common_mode']:g}, condition number <= {thresholds['conditioning']:g}; "
+        f"median eigenvalue <= {THRESHOLDS['common_mode']:g}, condition number <= {THRESHOLDS['conditioning']:g}; "
         f"{scaling.spectrum_draws}/r draws. The predicted column is the slope of the finite-size prediction over the same r.",
         f"- **r, risk**: population mode, least M1 with risk <= {scaling.risk_ratio:g} x the teacher's, {scaling.risk_draws}/r^2 draws "
-        f"(at least 6). At the sizes reached it can neither confirm nor refute r^2; asked is only that the upper end stays under {RISK_BOUND:g}.",
+        "(at least 6). At the sizes reached it can neither confirm nor refute r^2; asked is only that the upper end stays under "
+        f"{RISK_BOUND:g}.",
         "- A point that never reaches its level is censored: left out of the slope, counted, and never replaced.",
     )
     return "\n".join(lines) + "\n"
@@ -179,12 +179,12 @@ def _guides(axis: Any, series: Series, lines: Sequence[tuple[float, str | None]]
 def _risk_figure(scaling: Scaling, rows: dict[str, list[Row]]) -> Any:
     figure, (left, right) = figures.new_figure(2, width=4.2)
     for k, d in enumerate(scaling.d):
-        group = [r for r in _ok(rows["risk"]) if (r["d"], r["r"], r["L"]) == (d, scaling.base_r, scaling.base_L)]
+        group = sound_at(rows, "risk", d=d, r=scaling.base_r, L=scaling.base_L)
         _band(left, scaling.m1_grid(scaling.base_r), np.array([r["real"] for r in group]), f"d = {d}", k)
     left.axhline(scaling.level, color="black", lw=1, ls=":", label=f"level {scaling.level:g}")
     left.set_xlabel("distilled points M1")
     for k, width in enumerate(scaling.L):
-        group = [r for r in _ok(rows["risk"]) if (r["d"], r["r"], r["L"]) == (scaling.base_d, scaling.base_r, width)]
+        group = sound_at(rows, "risk", d=scaling.base_d, r=scaling.base_r, L=width)
         grid = scaling.m2_grid(width)
         fresh = np.array([r["fresh"][-len(grid) :] for r in group])
         _band(right, [m / width for m in grid], fresh, f"L = {width}, fresh start", k)
@@ -201,10 +201,6 @@ def _band(axis: Any, x: Sequence[float], curves: np.ndarray, label: str, k: int)
     low, middle, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
     axis.plot(x, middle, "o-", ms=3, lw=1.2, color=figures.COLOURS[k], label=label)
     axis.fill_between(x, low, high, color=figures.COLOURS[k], alpha=0.15, lw=0)
-
-
-def _ok(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["failed"] is None]
 
 
 def count_failures(rows: dict[str, list[Row]]) -> int:

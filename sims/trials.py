@@ -67,7 +67,7 @@ def head_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     """Keys: d, r, L, seed, draw, tolerance, `shares` (grid of M2/L; M2 = L - 1, L, L + 1 are always in it).
 
     The network is a retrained one in the population limit: rows in S* with a share of 1 % of their energy off it. `least` is the least M2
-    of the grid from which on the relative head error stays <= tolerance (None where it never does); `error_at_L` the error at M2 = L.
+    of the grid from which on the relative head error stays <= tolerance (None where it never does).
     """
     d, r, width = config["d"], config["r"], config["L"]
     rng = np.random.default_rng(trial_seed(config, d, r, width))
@@ -78,7 +78,7 @@ def head_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     direction = index @ rng.standard_normal(r)
     grid = sorted({max(1, round(share * width)) for share in config["shares"]} | {width - 1, width, width + 1})
     errors = [head_error(rows, biases, head, direction, m2) for m2 in grid]
-    return {"grid": grid, "errors": errors, "least": least_from(grid, errors, config["tolerance"]), "error_at_L": errors[grid.index(width)]}
+    return {"grid": grid, "errors": errors, "least": least_from(grid, errors, config["tolerance"])}
 
 
 def head_error(rows: np.ndarray, biases: np.ndarray, head: np.ndarray, direction: np.ndarray, m2: int) -> float:

@@ -71,8 +71,8 @@ def fit_residual(model: MultiIndexModel, stream: GaussianStream, method: str = "
     return Residual(float(theta[0]), xp.astype(theta[1:], getattr(xp, stream.dtype)))
 
 
-def teacher_rows(model: MultiIndexModel, stream: GaussianStream, residual: Residual, w: Float[Any, "k d"]) -> Float[Any, "k d"]:
-    """g(w_i) for every row of w: two matrix products of size chunk x d x k a chunk, accumulated in float64."""
+def teacher_rows(model: MultiIndexModel, stream: GaussianStream, residual: Residual, w: Float[Any, "K d"]) -> Float[Any, "K d"]:
+    """g(w_i) for every row of w: two matrix products of size chunk x d x K a chunk, accumulated in float64."""
     xp = stream.xp
     rows = xp.zeros(w.shape, dtype=xp.float64)
     for x, xi in stream:
@@ -149,11 +149,11 @@ class StreamedLoss:
         return total / self.stream.n, rows_part(scale(1.0 / self.stream.n, grad))
 
 
-def matching_gradient(student: Student, starts: Sequence[Leaves], rows: Float[Any, "JL d"], x: Float[Any, "M1 d"], distance: str) -> Array:
+def matching_gradient(student: Student, starts: Sequence[Leaves], rows: Float[Any, "K d"], x: Float[Any, "M1 d"], distance: str) -> Array:
     """T3 by gradient matching: d/dx~ of the mean over starts of dist(student gradient, teacher gradient), labels y~ = 1.
 
-    `rows` stacks g(w_i) of each start's L/2 distinct rows, in the order of `starts`. At a symmetric start the teacher's gradient of row i
-    is -a_i g(w_i).
+    `rows` stacks g(w_i) of each start's L/2 distinct rows (K = J L/2), in the order of `starts`. At a symmetric start the teacher's
+    gradient of row i is -a_i g(w_i).
     """
     problem, xp = RowsOnly(student), array_namespace(x)
     half = student.width // 2
@@ -183,21 +183,28 @@ def erased_step(gradient: Float[Any, "M1 d"]) -> Float[Any, "M1 d"]:
 
     The common scale of the points is free: retraining fixes its own step size.
     """
-    return -_unit_rms(gradient, "distilled points")
+    return -unit_rms(gradient, "distilled points")
+
+
+def first_layer(student: Student, theta: Leaves, s: Leaves, row_norm: float) -> Float[Any, "L d"]:
+    """T1, T4: rows after one step from a symmetric start on s = (x, y) whose weight decay erases the start, w_i = step a_i (1/M) sum_m
+    y_m x_m 1{w_i.x_m >= 0}; the step set so that their root-mean-square norm is `row_norm`.
+    """
+    return -row_norm * unit_rms(RowsOnly(student).gradient(theta, s, None)[1], "rows of the first layer")
 
 
 def retrained_rows(student: Student, theta: Leaves, points: Float[Any, "M1 d"], row_norm: float, reflected: bool) -> Float[Any, "L d"]:
-    """T4: rows after one step on (x~, 1) whose weight decay erases the start, scaled to root-mean-square norm `row_norm`.
+    """T4: the first layer trained on (x~, 1).
 
     `reflected` uses each stored point as x~ and as -x~, so that the gate acts as half a sign and the mean point cancels.
     """
     xp = array_namespace(points)
     x = xp.concat([points, -points], axis=0) if reflected else points
-    gradient = RowsOnly(student).gradient(theta, (x, xp.ones(x.shape[0], dtype=x.dtype)), None)[1]
-    return -row_norm * _unit_rms(gradient, "retrained rows")
+    return first_layer(student, theta, (x, xp.ones(x.shape[0], dtype=x.dtype)), row_norm)
 
 
-def _unit_rms(x: Float[Any, "n d"], what: str) -> Float[Any, "n d"]:
+def unit_rms(x: Float[Any, "n d"], what: str) -> Float[Any, "n d"]:
+    """x over the root-mean-square norm of its rows; Diverged, naming `what`, where that is 0 or not finite."""
     xp = array_namespace(x)
     rms = float(xp.sqrt(xp.mean(xp.sum(x * x, axis=1))))
     if not 0.0 < rms < math.inf:

@@ -18,6 +18,8 @@ from threadpoolctl import threadpool_limits
 from sims.lab.files import RunError
 from sims.lab.sweep import Config, Executor, Outcome, Trial, attempt, serial
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 def local_executor(workers: int) -> Executor:
     """`workers` processes with one thread each; 1 runs the trials here, on one thread as well."""
@@ -37,19 +39,25 @@ def _pool(workers: int, fn: Trial, configs: Sequence[Config]) -> Iterator[tuple[
     pool = ProcessPoolExecutor(
         min(workers, len(configs)), multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
     )
-    futures: dict[Future[Outcome], int] = {pool.submit(attempt, fn, config): i for i, config in enumerate(configs)}
+    kept = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))  # read by a library when a worker first loads it
     try:
+        futures: dict[Future[Outcome], int] = {pool.submit(attempt, fn, config): i for i, config in enumerate(configs)}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise RunError("a worker process died (out of memory, or killed): finished trials are kept, the same command continues") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_worker(parent: int) -> None:
-    """One thread, no Ctrl-C of its own, and an end when the parent is gone (a killed parent cannot say so)."""
-    threadpool_limits(1)
+    """No Ctrl-C of its own, and an end when the parent is gone (a killed parent cannot say so)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
