@@ -43,12 +43,13 @@ def files(figure: Figure, name: str) -> dict[str, bytes]:
 
 
 def points(axis: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequence[Any], label: str, k: int) -> None:
-    """Points with intervals; censored ones (not finite) are marked by an arrow at the top."""
+    """Points with intervals; censored ones (not finite) are named at the top."""
     xs, ys = np.asarray(x, float), np.asarray(y, float)
     seen = np.isfinite(ys)
-    low = np.array([v if i is None else max(0.0, v - i[0]) for v, i in zip(ys, intervals, strict=True)])
-    high = np.array([0.0 if i is None else max(0.0, i[1] - v) for v, i in zip(ys, intervals, strict=True)])
-    low = np.where([i is None for i in intervals], 0.0, low)
+    low, high = (
+        np.array([0.0 if i is None else max(0.0, sign * (i[side] - v)) for v, i in zip(ys, intervals, strict=True)])
+        for side, sign in ((0, -1.0), (1, 1.0))
+    )
     axis.errorbar(xs[seen], ys[seen], yerr=[low[seen], high[seen]], fmt="o", ms=4, capsize=2.5, lw=1.2, color=COLOURS[k], label=label)
     for censored in xs[~seen]:
         axis.annotate(
@@ -73,10 +74,12 @@ def log_log(axis: Axes, x_label: str, y_label: str, ticks: Sequence[float]) -> N
     axis.set_ylabel(y_label)
 
 
-def centre(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """The geometric mean point, where a fitted power law passes."""
+def centre(x: Sequence[float], y: Sequence[float]) -> tuple[float, float] | None:
+    """The geometric mean of the points that are not censored, where a fitted power law passes; None where there are none."""
     xs, ys = np.asarray(x, float), np.asarray(y, float)
     seen = np.isfinite(ys) & (ys > 0)
+    if not seen.any():
+        return None
     return float(np.exp(np.log(xs[seen]).mean())), float(np.exp(np.log(ys[seen]).mean()))
 
 

@@ -71,20 +71,11 @@ class Scaling:
         for name, least in (draws | {"base_L": 2, "L_real": 2, "seed": 0}).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}: {name}={getattr(self, name)}")
-        for name in (
-            "samples",
-            "diversity",
-            "m1_low",
-            "m1_high",
-            "functional_ratio",
-            "tolerance",
-            "risk_ratio",
-            "m2_shares",
-            "head_shares",
-        ):
-            values = getattr(self, name)
-            if not all(0 < value < math.inf for value in np.atleast_1d(values)) or not np.size(values):
-                raise ValueError(f"{name} must be positive and finite: {name}={values}")
+        sizes = ("samples", "diversity", "m1_low", "m1_high", "functional_ratio", "tolerance", "risk_ratio", "m2_shares", "head_shares")
+        for name in sizes:
+            values = np.atleast_1d(getattr(self, name))
+            if not (values.size and np.all((values > 0) & (values < math.inf))):
+                raise ValueError(f"{name} must be positive and finite: {name}={getattr(self, name)}")
         if not self.m1_low < self.m1_high:
             raise ValueError(f"the grid of M1 must increase: m1_low={self.m1_low}, m1_high={self.m1_high}")
         if not 0 < self.level < 1:

@@ -171,6 +171,8 @@ def _title(name: str, laws: Laws) -> str:
 
 def _guides(axis: Any, series: Series, lines: Sequence[tuple[float, str | None]]) -> None:
     anchor = figures.centre(series.x, series.y)
+    if anchor is None:
+        return
     for k, (exponent, label) in enumerate(lines):
         style = {"color": "black"} if k == 0 else {"color": "0.7", "ls": "--"}
         figures.power_line(axis, series.x, anchor, exponent, label or "_", **style)
