@@ -1,5 +1,6 @@
 """The program of the simulator: `python -m sims scaling | encode | report`."""
 
+import json
 import os
 import sys
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from sims import encode, encode_report, scaling_laws, scaling_report
-from sims.arrays import backend_name
+from sims.arrays import backend_name, runtime_words
 from sims.lab.options import options, with_preset
 from sims.lab.progress import progress
 from sims.lab.report import LAW_HEADERS, terminal_table
@@ -23,6 +24,7 @@ from sims.scaling import Scaling, run, sweeps
 
 PRESETS = Path(__file__).parent / "presets"
 DEFAULTS = {"scaling": "demo", "encode": "r2"}
+KINDS: dict[str, Any] = {"scaling": Scaling, "encode": encode.Encode}
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Runtime:
     """Arrays: auto (CuPy where a device answers), numpy or cupy."""
     workers: int = 0
     """Local processes, one thread each; 0 is one a processor core."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"the number of workers must be >= 0: workers={self.workers}")
+        backend_name(self.backend)
 
     @property
     def processes(self) -> int:
@@ -91,6 +98,8 @@ def main(words: list[str] | None = None) -> None:
         case EncodeCommand() as command:
             _encode(command)
         case ReportCommand() as command:
+            if not command.folders:
+                raise RunError("report needs at least one run folder: python -m sims report DIR ..")
             for folder in command.folders:
                 _rebuild(folder)
 
@@ -98,11 +107,19 @@ def main(words: list[str] | None = None) -> None:
 def _scaling(command: ScalingCommand) -> None:
     began, backend = monotonic(), backend_name(command.runtime.backend)
     settings = {"program": "scaling", "backend": backend, "scaling": asdict(command.config)}
-    with RunFolder.open(command.out, settings, backend=backend, seed=command.config.seed) as folder:
+    with RunFolder.open(command.out, settings, backend=runtime_words(backend), seed=command.config.seed) as folder:
         plan = sweeps(command.config, backend)
         with progress(sum(len(sweep.configs) for sweep in plan), "scaling") as bar:
             rows = run(plan, folder.store, bar, local_executor(command.runtime.processes))
-        _finish_scaling(folder, command.config, rows, monotonic() - began, backend)
+        _finish_scaling(folder, command.config, rows, _seconds_before(folder) + monotonic() - began, backend)
+
+
+def _seconds_before(folder: RunFolder) -> float:
+    """Working time that the folder's summary tells of, 0 where there is none yet."""
+    try:
+        return float(json.loads((folder.path / "summary.json").read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
 
 
 def _finish_scaling(folder: RunFolder, config: Scaling, rows: dict[str, list[Row]], seconds: float, backend: str) -> None:
@@ -121,8 +138,8 @@ def _finish_scaling(folder: RunFolder, config: Scaling, rows: dict[str, list[Row
 
 def _encode(command: EncodeCommand) -> None:
     backend = backend_name(command.runtime.backend)
-    settings = {"program": "encode", "backend": backend, "encode": asdict(command.config)}
-    with RunFolder.open(command.out, settings, backend=backend, seed=command.config.seed) as folder:
+    settings = {"program": "encode", "backend": backend, "encode": command.config.settings()}
+    with RunFolder.open(command.out, settings, backend=runtime_words(backend), seed=command.config.seed) as folder:
         configs = command.config.configs(backend)
         with progress(len(configs), "encode") as bar:
             executor = local_executor(command.runtime.processes)
@@ -144,18 +161,19 @@ def _finish_encode(folder: RunFolder, config: encode.Encode, rows: list[Row]) ->
 def _rebuild(path: Path) -> None:
     """Reads a run's configuration and stored trials, and writes its report again."""
     settings = stored_config(path)
-    program = settings.get("program")
-    kinds: dict[str, Any] = {"scaling": Scaling, "encode": encode.Encode}
-    if program not in kinds:
+    program, backend = settings.get("program"), settings.get("backend", "numpy")
+    if program not in KINDS:
         raise RunError(f"{path} holds no run of this program (program={program!r})")
-    config = tyro.cli(kinds[program], args=options(settings[program]))
-    with RunFolder.open(path, settings, backend=settings["backend"], seed=config.seed) as folder:
+    try:
+        config = tyro.cli(KINDS[program], args=options(settings[program]), console_outputs=False)
+    except (SystemExit, ValueError, KeyError) as error:
+        raise RunError(f"{path} holds settings that this version does not know: use the version that wrote it") from error
+    with RunFolder.open(path, settings, backend=backend, seed=config.seed) as folder:
         if program == "scaling":
-            plan = sweeps(config, settings["backend"])
-            rows = {sweep.kind: _stored(folder, sweep.kind, sweep.configs) for sweep in plan}
-            _finish_scaling(folder, config, rows, 0.0, settings["backend"])
+            rows = {sweep.kind: _stored(folder, sweep.kind, sweep.configs) for sweep in sweeps(config, backend)}
+            _finish_scaling(folder, config, rows, _seconds_before(folder), backend)
         else:
-            _finish_encode(folder, config, _stored(folder, "encode", config.configs(settings["backend"])))
+            _finish_encode(folder, config, _stored(folder, "encode", config.configs(backend)))
 
 
 def _stored(folder: RunFolder, kind: str, configs: Any) -> list[Row]:

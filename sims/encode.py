@@ -8,13 +8,18 @@ random features random rows, head on real samples: L floats and a seed
 weights         the full-data teacher itself
 """
 
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
+from tyro.conf import arg
 
+from sims import two_phase
 from sims.arrays import to_numpy
 from sims.lab.subspace import leading_subspace, principal_angles, singular_values
 from sims.pipeline import (
@@ -37,17 +42,22 @@ from theory import memory
 class Encode:
     """A task, the size of its distilled set, and the number of seeds."""
 
-    task: Task
+    task: Annotated[Task, arg(name="")]
     M1: int = 32  # distilled points
     m2_per_L: float = 2.0  # labels M2 / L
     seeds: int = 8  # seeds
     seed: int = 0  # root seed
 
     def __post_init__(self) -> None:
-        if self.M1 < 1 or self.M2 < 1 or self.seeds < 1:
-            raise ValueError(f"need M1 >= 1, M2 >= 1 and seeds >= 1: M1={self.M1}, M2={self.M2}, seeds={self.seeds}")
-        if memory.raw_points_for(self.floats, self.task.d) < 2:
-            raise ValueError(f"{self.floats} floats hold fewer than two real samples of d={self.task.d}: raise M1 or m2_per_L")
+        if not math.isfinite(self.m2_per_L) or self.M1 < 1 or self.M2 < 1:
+            raise ValueError(f"need M1 >= 1 points and M2 >= 1 labels: M1={self.M1}, m2_per_L={self.m2_per_L}, L={self.task.L}")
+        if self.seeds < 1 or self.seed < 0:
+            raise ValueError(f"need seeds >= 1 and a root seed >= 0: seeds={self.seeds}, seed={self.seed}")
+        if not 2 <= self.raw_points <= self.task.head_samples:
+            raise ValueError(
+                f"the baselines take as many real samples as fit in {self.floats} floats, at least 2 and at most "
+                f"head_samples={self.task.head_samples}: {self.raw_points} fit; change M1, m2_per_L or head_samples"
+            )
 
     @property
     def M2(self) -> int:
@@ -58,6 +68,16 @@ class Encode:
     def floats(self) -> int:
         """Stored floats of the distilled set."""
         return memory.distilled(self.M1, self.task.d, self.M2).floats
+
+    @property
+    def raw_points(self) -> int:
+        """Real samples that fit in the same floats."""
+        return memory.raw_points_for(self.floats, self.task.d)
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by the name that its option has."""
+        own = asdict(self)
+        return own.pop("task") | own
 
     def configs(self, backend: str) -> list[dict[str, Any]]:
         """One trial a seed."""
@@ -108,34 +128,33 @@ def _geometry(encoded: Encoded, points: Any) -> dict[str, Any]:
         "off_energy": 1.0 - inside,
         "angles": angles.tolist(),
         "singular_values": singular_values(x)[: 4 * encoded.task.r].tolist(),
-        "kappa": min(encoded.model.link.kappa, 1e9),
     }
 
 
-def _small_set_network(bench: Bench, x: Any, y: Any) -> Network:
+def _small_set_risk(bench: Bench, x: Any, y: Any, rng: np.random.Generator) -> float:
     """Both layers trained on a small labelled set (x, y) from a fresh start, as the teacher is on all of it."""
     encoded, task = bench.encoded, bench.encoded.task
-    rng = encoded.rng("baselines")
-    a, w, _ = encoded.student.init(rng)
-    xp, centred = encoded.xp, y - encoded.xp.mean(y)
-    rows = (xp.astype(x @ w.T >= 0, x.dtype) * centred[:, None]).T @ x * a[:, None]
-    rows = rows * (task.row_norm / float(xp.sqrt(xp.mean(xp.sum(rows * rows, axis=1)))))
-    return bench.fit(rows, encoded.student.asarray(rng.standard_normal(task.L)), x, y)
+    theta = encoded.student.init(rng)
+    rows = two_phase.first_layer(encoded.student, theta, (x, y - encoded.xp.mean(y)), task.row_norm)
+    return bench.risk(bench.fit(rows, encoded.student.asarray(rng.standard_normal(task.L)), x, y))
 
 
 def _subset_risk(bench: Bench, count: int) -> float:
-    index = bench.encoded.xp.asarray(bench.encoded.rng("baselines").choice(bench.encoded.task.head_samples, count, replace=False))
-    return bench.risk(_small_set_network(bench, bench.train.x[index, :], bench.train.label[index]))
+    rng = bench.encoded.rng("baselines")
+    index = bench.encoded.xp.asarray(rng.choice(bench.encoded.task.head_samples, count, replace=False))
+    return _small_set_risk(bench, bench.train.x[index, :], bench.train.label[index], rng)
 
 
 def _kmeans_risk(bench: Bench, count: int) -> float:
     x, y = to_numpy(bench.train.x).astype(np.float64), to_numpy(bench.train.label).astype(np.float64)
-    centres, member = kmeans2(x, count, minit="points", rng=bench.encoded.rng("baselines"), iter=20)
+    rng, asarray = bench.encoded.rng("baselines"), bench.encoded.student.asarray
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of empty clusters, which are left out
+        centres, member = kmeans2(x, count, minit="points", rng=rng, iter=20)
     sizes = np.bincount(member, minlength=count)
     kept = sizes > 0
     means = np.bincount(member, weights=y, minlength=count)[kept] / sizes[kept]
-    asarray = bench.encoded.student.asarray
-    return bench.risk(_small_set_network(bench, asarray(centres[kept]), asarray(means)))
+    return _small_set_risk(bench, asarray(centres[kept]), asarray(means), rng)
 
 
 def _hessian_risk(bench: Bench, teacher: Network, x: Any) -> float:
@@ -147,16 +166,18 @@ def _hessian_risk(bench: Bench, teacher: Network, x: Any) -> float:
         estimate += to_numpy((chunk * label[:, None]).T @ chunk)
     values, vectors = np.linalg.eigh(estimate / encoded.stream.n)
     basis = vectors[:, np.argsort(-np.abs(values))[: task.r]]
-    rng = encoded.rng("retrain-again")
-    rows = rng.standard_normal((task.L, task.r))
-    rows *= task.row_norm / np.linalg.norm(rows, axis=1, keepdims=True)
-    asarray = encoded.student.asarray
-    network = bench.fit(asarray(rows @ basis.T), asarray(rng.standard_normal(task.L)), x, labels(teacher, x))
-    return bench.risk(network)
+    rng, asarray = encoded.rng("retrain-again"), encoded.student.asarray
+    rows = asarray(_random_rows(task, task.r, rng) @ basis.T)
+    return bench.risk(bench.fit(rows, asarray(rng.standard_normal(task.L)), x, labels(teacher, x)))
 
 
 def _random_feature_risk(bench: Bench) -> float:
     task, rng, asarray = bench.encoded.task, bench.encoded.rng("baselines"), bench.encoded.student.asarray
-    rows = rng.standard_normal((task.L, task.d))
-    rows *= task.row_norm / np.linalg.norm(rows, axis=1, keepdims=True)
-    return bench.risk(bench.fit_real(asarray(rows), asarray(rng.standard_normal(task.L))))
+    rows = asarray(_random_rows(task, task.d, rng))
+    return bench.risk(bench.fit_real(rows, asarray(rng.standard_normal(task.L))))
+
+
+def _random_rows(task: Task, k: int, rng: np.random.Generator) -> Float[np.ndarray, "L k"]:
+    """Uniform on the sphere of R^k, at the norm of every first layer."""
+    rows = rng.standard_normal((task.L, k))
+    return rows * (task.row_norm / np.linalg.norm(rows, axis=1, keepdims=True))

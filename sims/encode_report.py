@@ -12,11 +12,12 @@ from sims.encode import Encode
 from sims.lab.report import Cell, markdown_table, number
 from sims.lab.run import RunError
 from sims.lab.store import Row
+from sims.lab.subspace import singular_gap
 from sims.lab.sweep import failures
 from theory import predictions
 from theory.multi_index import make_link
 
-HEADERS = ("representation", "floats", "risk, median", "min", "max", "median ratio to teacher")
+HEADERS = ("representation", "floats", "risk, median", "min", "max", "median / teacher's median")
 NAMES = {
     "teacher": "weights of the full-data teacher",
     "distilled": "distilled set, fresh start",
@@ -63,14 +64,17 @@ def title(config: Encode) -> str:
     return f"d = {t.d}, r = {t.r}, L = {t.L}, J = {t.J}, N = {t.N}, {t.link} link, M1 = {config.M1} ({kind}), M2 = {config.M2}"
 
 
+def ratios(result: Result) -> dict[str, float]:
+    """Median risk over the teacher's median, by representation."""
+    return {name: float(np.median(risk) / np.median(result.risks["teacher"])) for name, risk in result.risks.items()}
+
+
 def table(result: Result) -> list[list[Cell]]:
     """One row a representation."""
-    teacher = result.risks["teacher"]
     rows: list[list[Cell]] = []
     for name, label in NAMES.items():
         risk = result.risks[name]
-        ratio = float(np.median(risk) / np.median(teacher))
-        rows.append([label, result.floats[name], float(np.median(risk)), float(risk.min()), float(risk.max()), ratio])
+        rows.append([label, result.floats[name], float(np.median(risk)), float(risk.min()), float(risk.max()), ratios(result)[name]])
     return rows
 
 
@@ -78,13 +82,13 @@ def geometry_text(config: Encode, result: Result) -> str:
     """Off-subspace energy beside its prediction, the largest principal angle, the gap at r."""
     t, s = config.task, np.median(result.singular_values, axis=0)
     lines = [f"off-subspace energy of the points: median {number(float(np.median(result.off_energy)))}"]
-    if t.preprocessing != "one-shot":
+    if t.preprocessing in predictions.PREPROCESSING:
         k = t.L // 2 * t.J
         predicted = predictions.distilled_points(make_link(t.link, t.r), t.noise, t.d, t.N, k, t.preprocessing).fraction
         lines[0] += f", predicted {number(predicted)} (derived here)"
     lines.append(f"largest principal angle to S*: median {number(float(np.degrees(np.median(result.angles.max(axis=1)))))} degrees")
     if len(s) > t.r:
-        lines.append(f"singular values: gap s_r / s_(r+1) = {number(float(s[t.r - 1] / s[t.r]))}")
+        lines.append(f"singular values: gap s_r / s_(r+1) = {number(singular_gap(s, t.r))}")
     if result.failed:
         lines.append(f"{result.failed} seeds failed and are left out")
     return "\n".join(lines) + "\n"
@@ -95,7 +99,7 @@ def summary(result: Result) -> str:
     content: dict[str, Any] = {
         "risk": {name: values.tolist() for name, values in result.risks.items()},
         "floats": result.floats,
-        "ratio_to_teacher": {name: float(np.median(v) / np.median(result.risks["teacher"])) for name, v in result.risks.items()},
+        "ratio_to_teacher": ratios(result),
         "off_energy": result.off_energy.tolist(),
         "principal_angles_rad": result.angles.tolist(),
         "singular_values": result.singular_values.tolist(),
