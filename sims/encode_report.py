@@ -124,21 +124,24 @@ def report(config: Encode, result: Result) -> str:
 
 
 def figure_files(result: Result) -> dict[str, bytes | str]:
-    """encode.png, encode.pdf and the numbers behind them."""
+    """encode.png, encode.pdf and the numbers behind them (angles and singular values: one row a seed)."""
     out: dict[str, bytes | str] = dict(figures.files(_figure(result), "encode"))
     names = list(NAMES)
     medians = [float(np.median(result.risks[name])) for name in names]
     out["encode.csv"] = figures.csv({"representation": names, "floats": [result.floats[n] for n in names], "risk": medians})
+    for name, values in (("angles_rad", result.angles), ("singular_values", result.singular_values)):
+        out[f"encode-{name}.csv"] = figures.csv({str(j + 1): column for j, column in enumerate(values.T.tolist())})
     return out
 
 
+@figures.styled
 def _figure(result: Result) -> Figure:
     figure, (left, middle, right) = figures.new_figure(3)
     for k, (name, label) in enumerate(NAMES.items()):
         risk = result.risks[name]
         middle_risk = float(np.median(risk))
         error = [[middle_risk - risk.min()], [risk.max() - middle_risk]]
-        style: dict[str, Any] = {"fmt": "os^vD*Ph"[k], "ms": 5, "capsize": 2.5, "color": figures.COLOURS[k % len(figures.COLOURS)]}
+        style: dict[str, Any] = {"fmt": "os^vD*Ph"[k], "ms": 5, "capsize": 2.5, "color": figures.colour(k)}
         left.errorbar([result.floats[name]], [middle_risk], yerr=error, label=label, **style)
     left.set_xscale("log")
     left.set_yscale("log")
@@ -150,7 +153,7 @@ def _figure(result: Result) -> Figure:
     middle.set_xlabel("principal angle")
     middle.set_ylabel("degrees to S*")
     values = result.singular_values
-    right.plot(np.arange(1, values.shape[1] + 1), values.T, "o-", ms=3, lw=0.8, color=figures.COLOURS[0], alpha=0.5)
+    right.plot(np.arange(1, values.shape[1] + 1), values.T, "o-", ms=3, lw=0.8, color=figures.colour(0), alpha=0.5)
     right.axvline(degrees.shape[1] + 0.5, color="black", ls=":", lw=1, label="r")
     right.set_yscale("log")
     right.set_xlabel("index")

@@ -1,13 +1,15 @@
 """Every figure of the simulator, in one style: measured points with 95 % intervals, the theory's line, rivals in grey."""
 
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 STYLE: Any = {
     "font.size": 9,
@@ -20,15 +22,30 @@ STYLE: Any = {
     "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
 }
+P = ParamSpec("P")
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7a5195", "#b8860b", "#444444")
+
+
+def colour(k: int) -> str:
+    """The k-th colour, over and over."""
+    return COLOURS[k % len(COLOURS)]
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A drawing function carried out in the one style (labels and legends take it when they are made)."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
 
 
 def new_figure(columns: int, width: float = 3.6, height: float = 3.1) -> tuple[Figure, list[Axes]]:
     """A row of panels, drawn without a display."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height))
-        axes = figure.subplots(1, columns, squeeze=False)[0]
-    return figure, list(axes)
+    figure = Figure(figsize=(width * columns, height))
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def files(figure: Figure, name: str) -> dict[str, bytes]:
@@ -50,10 +67,10 @@ def points(axis: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequen
         np.array([0.0 if i is None else max(0.0, sign * (i[side] - v)) for v, i in zip(ys, intervals, strict=True)])
         for side, sign in ((0, -1.0), (1, 1.0))
     )
-    axis.errorbar(xs[seen], ys[seen], yerr=[low[seen], high[seen]], fmt="o", ms=4, capsize=2.5, lw=1.2, color=COLOURS[k], label=label)
+    axis.errorbar(xs[seen], ys[seen], yerr=[low[seen], high[seen]], fmt="o", ms=4, capsize=2.5, lw=1.2, color=colour(k), label=label)
     for censored in xs[~seen]:
         axis.annotate(
-            "beyond grid", (censored, 0.97), xycoords=("data", "axes fraction"), fontsize=7, color=COLOURS[k], ha="center", va="top"
+            "beyond grid", (censored, 0.97), xycoords=("data", "axes fraction"), fontsize=7, color=colour(k), ha="center", va="top"
         )
 
 
@@ -66,6 +83,8 @@ def power_line(axis: Axes, x: Sequence[float], anchor: tuple[float, float], expo
 
 def log_log(axis: Axes, x_label: str, y_label: str, ticks: Sequence[float]) -> None:
     """Both axes logarithmic, with the measured x as ticks."""
+    if not np.all(np.isfinite(axis.dataLim.intervaly)):
+        axis.set_ylim(1.0, 10.0)  # everything censored: a logarithmic axis needs some positive range
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(list(ticks), [f"{t:g}" for t in ticks])

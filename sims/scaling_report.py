@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from sims import figures
 from sims.lab.report import LAW_HEADERS, Cell, law_row, markdown_table, number, with_interval
@@ -127,7 +128,9 @@ def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> di
     """Every figure of the report by file name, with the CSV behind each."""
     out: dict[str, bytes | str] = {}
     out |= figures.files(_law_figure(laws), "law")
-    out |= figures.files(_risk_figure(scaling, rows), "risk")
+    over_m1, over_m2 = _risk_bands(scaling, rows)
+    out |= figures.files(_risk_figure(scaling, over_m1, over_m2), "risk")
+    out |= {"risk-M1.csv": _risk_csv(over_m1), "risk-M2.csv": _risk_csv(over_m2)}
     for name, series in laws.series.items():
         low, high = ([None if i is None else i[k] for i in series.intervals] for k in (0, 1))
         columns: dict[str, Sequence[Any]] = {"x": series.x, "y": series.y, "low": low, "high": high}
@@ -135,6 +138,7 @@ def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> di
     return out
 
 
+@figures.styled
 def _law_figure(laws: Laws) -> Any:
     figure, (left, middle, right) = figures.new_figure(3)
     d = laws.series["d"]
@@ -156,7 +160,7 @@ def _law_figure(laws: Laws) -> Any:
         figures.points(
             right, series.x, series.y, series.intervals, f"{name.replace('_', ' ')}: {with_interval(fit.exponent, fit.interval)}", k
         )
-        right.plot(series.x, series.predicted or (), color=figures.COLOURS[k], lw=1.2)
+        right.plot(series.x, series.predicted or (), color=figures.colour(k), lw=1.2)
     figures.log_log(right, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series["r_common_mode"].x)
     right.set_title("r: least points by criterion", fontsize=9)
     for axis in (left, middle, right):
@@ -178,31 +182,51 @@ def _guides(axis: Any, series: Series, lines: Sequence[tuple[float, str | None]]
         figures.power_line(axis, series.x, anchor, exponent, label or "_", **style)
 
 
-def _risk_figure(scaling: Scaling, rows: dict[str, list[Row]]) -> Any:
-    figure, (left, right) = figures.new_figure(2, width=4.2)
-    for k, d in enumerate(scaling.d):
+@dataclass(frozen=True)
+class Band:
+    """Curves of several seeds as quantiles along x."""
+
+    label: str
+    x: Sequence[float]
+    quartiles: Float[np.ndarray, "3 n"]
+
+
+def _risk_bands(scaling: Scaling, rows: dict[str, list[Row]]) -> tuple[list[Band], list[Band]]:
+    """Risk over M1 for each d, and over M2 / L at the largest M1 for each L."""
+
+    def band(label: str, x: Sequence[float], curves: list[list[float]]) -> Band:
+        return Band(label, x, np.quantile(curves, (0.25, 0.5, 0.75), axis=0))
+
+    over_m1, over_m2 = [], []
+    for d in scaling.d:
         group = sound_at(rows, "risk", d=d, r=scaling.base_r, L=scaling.base_L)
-        _band(left, scaling.m1_grid(scaling.base_r), np.array([r["real"] for r in group]), f"d = {d}", k)
+        over_m1.append(band(f"d = {d}", scaling.m1_grid(scaling.base_r), [row["real"] for row in group]))
+    for width in scaling.L:
+        group, grid = sound_at(rows, "risk", d=scaling.base_d, r=scaling.base_r, L=width), scaling.m2_grid(width)
+        curves = [row["fresh"][-len(grid) :] for row in group]
+        over_m2.append(band(f"L = {width}, fresh start", [m / width for m in grid], curves))
+    return over_m1, over_m2
+
+
+def _risk_csv(bands: Sequence[Band]) -> str:
+    points = [(band.label, x, *q) for band in bands for x, q in zip(band.x, band.quartiles.T.tolist(), strict=True)]
+    return figures.csv(dict(zip(("curve", "x", "q25", "median", "q75"), zip(*points, strict=True), strict=True)))
+
+
+@figures.styled
+def _risk_figure(scaling: Scaling, over_m1: Sequence[Band], over_m2: Sequence[Band]) -> Any:
+    figure, (left, right) = figures.new_figure(2, width=4.2)
+    for axis, bands in ((left, over_m1), (right, over_m2)):
+        for k, band in enumerate(bands):
+            low, middle, high = band.quartiles
+            axis.plot(band.x, middle, "o-", ms=3, lw=1.2, color=figures.colour(k), label=band.label)
+            axis.fill_between(band.x, low, high, color=figures.colour(k), alpha=0.15, lw=0)
     left.axhline(scaling.level, color="black", lw=1, ls=":", label=f"level {scaling.level:g}")
-    left.set_xlabel("distilled points M1")
-    for k, width in enumerate(scaling.L):
-        group = sound_at(rows, "risk", d=scaling.base_d, r=scaling.base_r, L=width)
-        grid = scaling.m2_grid(width)
-        fresh = np.array([r["fresh"][-len(grid) :] for r in group])
-        _band(right, [m / width for m in grid], fresh, f"L = {width}, fresh start", k)
-    right.set_xlabel("labels M2 / L at the largest M1")
-    for axis in (left, right):
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_ylabel("test risk / Var f*: median, 25-75 % of seeds")
-        axis.legend()
+    figures.log_log(left, "distilled points M1", "test risk, median and quartiles", scaling.m1_grid(scaling.base_r))
+    figures.log_log(right, "labels M2 / L at the largest M1", "test risk, median and quartiles", scaling.m2_shares)
+    left.legend()
+    right.legend()
     return figure
-
-
-def _band(axis: Any, x: Sequence[float], curves: np.ndarray, label: str, k: int) -> None:
-    low, middle, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
-    axis.plot(x, middle, "o-", ms=3, lw=1.2, color=figures.COLOURS[k], label=label)
-    axis.fill_between(x, low, high, color=figures.COLOURS[k], alpha=0.15, lw=0)
 
 
 def count_failures(rows: dict[str, list[Row]]) -> int:
