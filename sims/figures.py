@@ -84,7 +84,9 @@ def power_line(axis: Axes, x: Sequence[float], anchor: tuple[float, float], expo
 def log_log(axis: Axes, x_label: str, y_label: str, ticks: Sequence[float]) -> None:
     """Both axes logarithmic, with the measured x as ticks."""
     if not np.all(np.isfinite(axis.dataLim.intervaly)):
-        axis.set_ylim(1.0, 10.0)  # everything censored: a logarithmic axis needs some positive range
+        # Everything is censored: a logarithmic axis needs some positive range.
+        axis.set_xlim(0.9 * min(ticks), 1.1 * max(ticks))
+        axis.set_ylim(1.0, 10.0)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.set_xticks(list(ticks), [f"{t:g}" for t in ticks])
