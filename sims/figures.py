@@ -91,6 +91,8 @@ def log_log(axis: Axes, x_label: str, y_label: str, ticks: Sequence[float]) -> N
     axis.set_yscale("log")
     axis.set_xticks(list(ticks), [f"{t:g}" for t in ticks])
     axis.minorticks_off()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
 

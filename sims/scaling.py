@@ -50,7 +50,7 @@ class Scaling:
     level: float = 0.1  # absolute risk that a distilled set has to reach, the same for all d, r and L
     m1_low: float = 0.75  # grid of M1 from m1_low r^2 ...
     m1_high: float = 10.5  # ... to m1_high r^2, neighbours at most a factor 1.4 apart where integers allow
-    m2_shares: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # grid of M2 / L
+    m2_shares: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # grid of M2 / L
     functional_ratio: float = 1.5  # labels suffice when the risk is within this factor of a head on real samples
     tolerance: float = 1e-6  # relative head error that counts as recovered
     head_L: tuple[int, ...] = (32, 64, 128, 256, 512)  # widths of the head sweep
