@@ -41,7 +41,7 @@ def ridge_path(phi: Float[Any, "n L"], y: Float[Any, "n"], penalties: tuple[floa
     if not 0.0 < mean < float("inf"):
         raise Diverged(f"ridge head: mean squared feature is {mean}")
     projected = basis.T @ (phi.T @ y / n)
-    shrunk = projected[:, None] / (eigenvalues[:, None] + mean * xp.asarray(penalties)[None, :])
+    shrunk = projected[:, None] / (eigenvalues[:, None] + mean * xp.asarray(penalties, dtype=xp.float64)[None, :])
     return basis @ shrunk
 
 
