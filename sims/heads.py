@@ -5,9 +5,10 @@
 One eigendecomposition gives the whole path. The penalty is relative to the mean eigenvalue t, and is picked on held-out data
 from one grid (PENALTIES) for every head: the teacher's, the student's and the baselines'.
 
-Line inputs x_m = t_m v recover a head from labels exactly: along a line each neuron has one kink t = -b_i/(w_i.v), the L pieces are
-linearly independent, and one input between consecutive kinks makes Phi invertible at M2 = L (derived here; the count of L labels is
-Chen, Huang, Weng, NeurIPS 2024, theorem 4.2).
+Line inputs x_m = t_m v recover a head from labels exactly: along a line each neuron has one kink t = -b_i/(w_i.v), the L features are
+linearly independent, and L inputs on different pieces of the line make Phi invertible at M2 = L, unless one lies on a piece where every
+neuron is dead. Rows in pairs of opposite sign, which a symmetric start gives, open half to each side: such a piece can only be the middle
+one, the one of L + 1 that M2 = L leaves out (derived here; the count of L labels is Chen, Huang, Weng, NeurIPS 2024, theorem 4.2).
 """
 
 from typing import Any
