@@ -10,10 +10,11 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from realdata import data, distill, evaluate
-from realdata.config import DistillConfig, preset_options
+from realdata.config import PRESETS, DistillConfig
 from realdata.distill import Runtime
 from realdata.evaluate import Evaluation
 from sims.lab.files import RunError
+from sims.lab.options import with_preset
 from sims.lab.progress import duration
 from sims.lab.report import terminal_table
 from sims.lab.run import main_guard
@@ -67,9 +68,7 @@ Command = Annotated[Data, subcommand("data")] | Annotated[Distill, subcommand("d
 def main(words: list[str] | None = None) -> None:
     """Runs the command in `words` (the command line by default)."""
     words = list(sys.argv[1:] if words is None else words)
-    if words[:1] == ["distill"] and not {"-h", "--help"} & set(words):
-        words = ["distill", *_preset(words), *words[1:]]
-    command = tyro.cli(Command, args=words, prog="python -m realdata")
+    command = tyro.cli(Command, args=with_preset(words, {"distill": PRESETS}), prog="python -m realdata")
     match command:
         case Data():
             verify(command)
@@ -91,17 +90,6 @@ def report(out: Path, place: Path) -> None:
     title = f"held-out accuracy, {summary['held_out']['networks']} fresh networks, {duration(summary['seconds'])} of work"
     terminal_table(title, ("set", "outer step", "mean %", "std"), rows)
     print(f"distilled set: {place}\nlearning curve: {out / 'figures' / 'curve.png'}")
-
-
-def _preset(words: list[str]) -> list[str]:
-    """The options that the last --preset among the words stands for."""
-    name = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--preset" and following:
-            name = following
-        elif word.startswith("--preset="):
-            name = word.removeprefix("--preset=")
-    return [] if name is None else preset_options(name)
 
 
 def verify(command: Data) -> None:

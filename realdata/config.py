@@ -5,7 +5,6 @@ last one wins; so presets, command line and the configuration stored in a finish
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from realdata.augment import AUGMENTATIONS
 from realdata.checks import at_least, one_of, positive, share
 from realdata.networks import ConvNetConfig
 from sims.lab.files import RunError
+from sims.lab.options import options
 from theory.distill.inner_optim import SGD, Adam, InnerOptimiser, Momentum
 from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow, WindowPolicy
 
@@ -99,34 +99,6 @@ class DistillConfig:
     def inner_optimiser(self) -> InnerOptimiser:
         """The optimiser of training on the set, in distillation and in evaluation."""
         return OPTIMISERS[self.inner](self.inner_lr)
-
-
-def preset_options(name: str) -> list[str]:
-    """The options in a preset: a name in `presets/`, or the path of a TOML file."""
-    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
-    try:
-        return options(tomllib.loads(path.read_text()))
-    except FileNotFoundError as error:
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
-        raise RunError(f"unknown preset {name!r}: choose one of {known}, or give the path of a .toml file") from error
-    except (OSError, ValueError) as error:
-        raise RunError(f"preset {path} cannot be read ({error})") from error
-
-
-def options(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Settings as command-line options: {"network": {"width": 32}, "learn_labels": False} -> --network.width 32 --no-learn-labels."""
-    words: list[str] = []
-    for key, value in settings.items():
-        name = f"{prefix}{key.replace('_', '-')}"
-        if isinstance(value, Mapping):
-            words += options(value, f"{name}.")
-        elif isinstance(value, bool):
-            words.append(f"--{name}" if value else f"--{prefix}no-{key.replace('_', '-')}")
-        elif isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
-        else:
-            words += [f"--{name}", str(value)]
-    return words
 
 
 def stored_config(settings: Mapping[str, Any], place: str) -> DistillConfig:

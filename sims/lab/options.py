@@ -39,9 +39,9 @@ def options(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     return words
 
 
-def chosen_preset(words: Sequence[str], default: str) -> str:
-    """The last --preset among the words."""
-    name = default
+def chosen_preset(words: Sequence[str]) -> str | None:
+    """The last --preset among the words, None without one."""
+    name = None
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word == "--preset" and following:
             name = following
@@ -50,8 +50,12 @@ def chosen_preset(words: Sequence[str], default: str) -> str:
     return name
 
 
-def with_preset(words: Sequence[str], folders: Mapping[str, Path], default: str) -> list[str]:
-    """The words with the preset's options put in after the command, for a command (the first word) that has presets."""
+def with_preset(words: Sequence[str], folders: Mapping[str, Path], default: str | None = None) -> list[str]:
+    """The words with the preset's options put in after the command, for a command (the first word) that has presets.
+
+    `default` is the preset where none is asked for.
+    """
     if not words or words[0] not in folders or {"-h", "--help"} & set(words):
         return list(words)
-    return [words[0], *preset_options(folders[words[0]], chosen_preset(words, default)), *words[1:]]
+    name = chosen_preset(words) or default
+    return list(words) if name is None else [words[0], *preset_options(folders[words[0]], name), *words[1:]]

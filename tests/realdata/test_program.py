@@ -20,8 +20,9 @@ from realdata import data, distill, evaluate
 from realdata.__main__ import Distill, main
 from realdata.artefact import read_set
 from realdata.checkpoint import FILE, read_checkpoint
-from realdata.config import PRESETS, DistillConfig, as_settings, options, preset_options, stored_config
+from realdata.config import PRESETS, DistillConfig, as_settings, stored_config
 from sims.lab.files import RunError, toml_text
+from sims.lab.options import options, preset_options
 from tests.realdata.files import write_mnist
 
 COUNTS = {"train": 600, "test": 200}
@@ -289,7 +290,7 @@ def test_damage_is_named(root: Path, tmp_path: Path, capfd: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.toml")))
 def test_every_preset_is_a_valid_configuration_that_stores_and_returns(preset: str):
-    words = ["--dataset", "mnist", *preset_options(preset), "--root", "r", "--out", "o"]
+    words = ["--dataset", "mnist", *preset_options(PRESETS, preset), "--root", "r", "--out", "o"]
     config = tyro.cli(Distill, args=words, console_outputs=False).config
     assert config != DistillConfig(config.dataset)
     # What is written beside the set reads back as the same configuration.
