@@ -14,7 +14,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.all: $(VENV)/.core
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[images,cluster,dev]'
+	$(PIP) -e '.[images,dev]'
 	touch $@
 
 demo: $(VENV)/.core         ## the scaling-law experiment (about three minutes on two cores)

@@ -52,10 +52,10 @@ class ScalingCommand:
     """Measure the exponents of the distilled set's memory in d, L and r; goes on where an interrupted run stopped."""
 
     config: Annotated[Scaling, arg(name="")]
-    out: Path
+    out: Path = Path("results/scaling")
     """Run folder."""
     preset: str = DEFAULTS["scaling"]
-    """Settings to start from: a preset's name or a .toml file; options on the command line win."""
+    """Settings to start from: demo, quick or a .toml file; options on the command line win."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
 
@@ -64,10 +64,10 @@ class EncodeCommand:
     """Distil one task and look inside: principal angles, singular values, risk beside baselines at equal floats."""
 
     config: Annotated[encode.Encode, arg(name="")]
-    out: Path
+    out: Path = Path("results/encode")
     """Run folder."""
     preset: str = DEFAULTS["encode"]
-    """Settings to start from: a preset's name or a .toml file; options on the command line win."""
+    """Settings to start from: r2, r3, r4 or a .toml file; options on the command line win."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
 

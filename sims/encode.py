@@ -47,6 +47,7 @@ class Encode:
     m2_per_L: float = 2.0  # labels M2 / L
     seeds: int = 8  # seeds
     seed: int = 0  # root seed
+    within: float = 1.5  # the distilled set passes when its median risk is within this factor of the teacher's
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.m2_per_L) or self.M1 < 1 or self.M2 < 1:

@@ -46,10 +46,10 @@ class Scaling:
     L_real: int = 256  # width of the tasks in r_real
     link: str = "cubic"  # link of the real-sample tasks
     samples: float = 16.0  # N / d^2
-    diversity: float = 8.0  # L J / (r d)
+    diversity: float = 8.0  # L J / (r d), J the initialisations that the matching step averages over
     level: float = 0.1  # absolute risk that a distilled set has to reach, the same for all d, r and L
-    m1_low: float = 0.75  # grid of M1 from m1_low r^2 ...
-    m1_high: float = 10.5  # ... to m1_high r^2, neighbours at most a factor 1.4 apart where integers allow
+    m1_low: float = 0.75  # start of the grid of M1, in units of r^2
+    m1_high: float = 10.5  # end of the grid of M1, in units of r^2; neighbours differ by a factor 1.4 at most where integers allow
     m2_shares: tuple[float, ...] = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # grid of M2 / L
     functional_ratio: float = 1.5  # labels suffice when the risk is within this factor of a head on real samples
     tolerance: float = 1e-6  # relative head error that counts as recovered

@@ -5,6 +5,8 @@
     weights         L rows of d, L biases, L head weights
     H alone         r columns of d (the subspace), second layer not included
 
+Left out everywhere alike: the mean and linear part that preprocessing removes, d + 1 floats.
+
 The paper (Kinoshita et al., arXiv:2603.14830, abstract) states Theta~(r^2 d + L) for the distilled set; the exact counts are ours.
 """
 

@@ -222,7 +222,7 @@ class MultiIndexModel:
         identity = xp.eye(r, dtype=self.B.dtype, device=getattr(self.B, "device", None))
         defect = float(xp.max(xp.abs(gram - identity)))
         if not defect <= 1e3 * float(xp.finfo(self.B.dtype).eps):
-            raise ValueError(f"B must have orthonormal columns: shape=({d}, {r}), defect={defect:.1e}")
+            raise ValueError(f"the columns of B are not orthonormal: B^T B is off the identity by {defect:.1e} (B is {d} x {r})")
 
     @property
     def d(self) -> int:

@@ -18,7 +18,8 @@ Links of degree 4 add terms of relative size 1/d inside S* (amplitude) that are 
 Noise. Exact least squares makes sum_n y_n = sum_n y_n x_n = 0, so each weight k(x) (the gate, or its average) may be replaced by its
 part orthogonal to {1, x}: for the gate x(G - 1/2) - w/sqrt(2 pi) with (G - 1/2)^2 = 1/4; for the averaged gate kappa_0 = 1/4 + h,
 h = arcsin(cos(x, u))/(2 pi), x h - eta u with eta = E[(x.u) h]. Fitting d + 1 coefficients takes the factor 1 - (d+1)/N. Directions
-off S* carry sigma^2 each, those on S* carry chi together. For uniform u the cosine is independent of x, so E h^2 multiplies both.
+off S* carry sigma^2 each, those on S* carry chi together (the subtracted part meets x G once and itself once: 2 chi - sigma^2 r where
+directions off S* have sigma^2 (d - r)). For uniform u the cosine is independent of x, so E h^2 multiplies both.
 The signal shrinks too: a residual drops its own leverage, (1 + |x|^2)/N, and for a quadratic target E[|x|^2 y x (G - 1/2)] is d + 4
 times the signal (homogeneous parts of degree 3 and 1 weigh 3/2 and -1/2), so its amplitude takes the factor 1 - (d+5)/N.
 Without preprocessing the gate has mean square 1/2 and kappa_0 mean square 1/16 + E h^2: the constant makes the d^3/N law.
@@ -115,7 +116,8 @@ def row_noise(link: HermiteLink, noise: float, d: int, n: int, preprocessing: st
     if preprocessing == "none":
         return Energy(chi / 2, sigma2 * (d - r) / 2) * (1.0 / n)
     explained = 1.0 / (2.0 * math.pi * d)
-    return Energy(chi / 4 - sigma2 * r * explained, sigma2 * (d - r) * (0.25 - explained)) * ((1.0 - (d + 1) / n) / n)
+    on = chi / 4 - (2.0 * chi - sigma2 * r) * explained
+    return Energy(on, sigma2 * (d - r) * (0.25 - explained)) * ((1.0 - (d + 1) / n) / n)
 
 
 def teacher_rows(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str = "ols") -> Energy:
@@ -142,7 +144,8 @@ def point_noise(link: HermiteLink, noise: float, d: int, n: int, preprocessing: 
         return Energy(chi, sigma2 * (d - r)) * ((1.0 / 16.0 + h2) / n)
     eta = math.sqrt(2.0) * math.exp(gammaln((d + 1) / 2) - gammaln(d / 2)) * cosine_moment(d, 1) / (2.0 * math.pi)
     explained = eta**2 / d
-    return Energy(chi * h2 - sigma2 * r * explained, sigma2 * (d - r) * (h2 - explained)) * ((1.0 - (d + 1) / n) / n)
+    on = chi * h2 - (2.0 * chi - sigma2 * r) * explained
+    return Energy(on, sigma2 * (d - r) * (h2 - explained)) * ((1.0 - (d + 1) / n) / n)
 
 
 def distilled_points(link: HermiteLink, noise: float, d: int, n: int, k: int | None = None, preprocessing: str = "ols") -> Energy:

@@ -15,7 +15,7 @@ from sims.arrays import GaussianStream
 from sims.lab.laws import power_law
 from sims.student import Student
 from theory import predictions
-from theory.multi_index import draw_model
+from theory.multi_index import draw_model, make_link
 
 DIMENSIONS = (16, 24, 36)
 SAMPLES = (1, 4, 16)
@@ -100,6 +100,56 @@ def test_energies_themselves_not_only_their_ratio() -> None:
         expected = predicted(name, link, d, per_d2 * d * d, "ols")
         error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
         assert np.all(np.abs(samples.mean(axis=0) - (expected.on, expected.off)) <= 3.5 * error), name
+
+
+@pytest.mark.parametrize("link_name", ["quadratic", "cubic-plus"])
+def test_row_noise_on_and_off_the_subspace(link_name: str) -> None:
+    """The noise alone, which the energies above see only as a small share: per-sample second moments of y (x (G - 1/2) - w/sqrt(2 pi))."""
+    d, samples, total = 12, 200_000, []
+    link = make_link(link_name, R)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        x = rng.standard_normal((samples // 20, d))
+        w = rng.standard_normal((samples // 20, d))
+        w /= np.linalg.norm(w, axis=1, keepdims=True)
+        gate = (np.sum(w * x, axis=1) >= 0) - 0.5
+        psi = link(x[:, :R])[:, None] * (x * gate[:, None] - w / math.sqrt(2 * math.pi))
+        total.append(psi**2)
+    squares = np.concatenate(total)
+    n = 10**9
+    expected = predictions.row_noise(link, 0.0, d, n)
+    for measured, value in ((squares[:, :R], expected.on), (squares[:, R:], expected.off)):
+        draws = measured.sum(axis=1)
+        error = float(draws.std()) / math.sqrt(samples)
+        # The leading order leaves a relative error of order 1/d^2 (E|x| against sqrt d).
+        assert abs(float(draws.mean()) - n * value) <= 3 * error + 0.5 * n * value / d**2
+
+
+def test_points_share_the_common_part_that_finite_width_predicts() -> None:
+    d, m1 = 32, 40
+    for k in (2 * d, 16 * d):
+        ratios = []
+        for task in range(200):
+            rng = np.random.default_rng([k, task])
+            a = make_link("quadratic", R).hessian
+            w = rng.standard_normal((k, d))
+            w /= np.linalg.norm(w, axis=1, keepdims=True)
+            rows = np.zeros_like(w)
+            rows[:, :R] = w[:, :R] @ a
+            x = (rng.standard_normal((m1, d)) @ w.T >= 0) @ rows / k
+            mean = x.mean(axis=0)
+            ratios.append((float(mean @ mean), float(np.mean(np.sum((x - mean) ** 2, axis=1)))))
+        common, specific = np.mean(ratios, axis=0)
+        assert common / specific == pytest.approx(predictions.diversity_ratio(d, k, m1), rel=0.15)
+
+
+def test_common_mode_of_gaussian_points() -> None:
+    """|mean/2|^2 over the signal 1/(2 pi r) in one direction, at L = infinity."""
+    r, m1 = 6, 50
+    means = np.random.default_rng(0).standard_normal((4000, m1, r)).mean(axis=1)
+    energy = np.sum(means**2, axis=1) / 4 * (2 * math.pi * r)
+    error = float(energy.std()) / math.sqrt(len(energy))
+    assert abs(float(energy.mean()) - predictions.common_mode_ratio(r, m1)) <= 3 * error
 
 
 def test_without_preprocessing_points_follow_d3_over_n_and_rows_d2_over_n() -> None:

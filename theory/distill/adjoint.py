@@ -7,9 +7,9 @@ the slots, each step backwards is
     Hc, Mc           <- second-order products of the problem at (theta_t, S; xi_t)
     lam += Hc ;  grad_S += Mc ;  grad_lr += d_lr
 
-The tape holds iterates, never graphs: memory is one step's product plus (theta, slots, g) a step. Optimiser slots carry
-cotangents inside the window and are constants at its start. The recomputation from stored states is that of Maclaurin et al.,
-ICML 2015; the sweep itself is derived here.
+What is stored is the path itself, (theta, slots, g) a step, and no graph; so memory beyond that is one step's product. The slots'
+cotangents start from zero at the window's end and are dropped at its start, where the slots count as given. Recomputing each step from
+its stored state goes back to Maclaurin et al., ICML 2015; the sweep itself is derived here.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ Noise: TypeAlias = Any
 
 @runtime_checkable
 class InnerProblem(Protocol):
-    """One training run seen from outside: the gradient of its loss, and that gradient's transpose products."""
+    """What algorithms see of training on S: where it starts, its gradient, and the transpose of that gradient's derivatives."""
 
     def init(self, rng: np.random.Generator) -> Leaves:
         """A fresh theta_0."""
