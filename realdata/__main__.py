@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from realdata import data, distill, evaluate
+from realdata.artefact import read_set
 from realdata.config import PRESETS, DistillConfig
 from realdata.distill import Runtime
 from realdata.evaluate import Evaluation
@@ -36,10 +37,10 @@ class Distill:
     """Distil a data set; the same command goes on after an interruption."""
 
     config: Annotated[DistillConfig, arg(name="")]
-    root: Path
-    """Folder with the image files."""
-    out: Path
-    """Run folder."""
+    root: Path | None = None
+    """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
+    out: Path | None = None
+    """Run folder; by default results/DATASET-METHOD-ipcN."""
     preset: str | None = None
     """Settings to start from: cpu, dev-tiny, rat-cifar10-ipc1 (-ipc10, -ipc50) or a .toml file; options on the command line win."""
     resume: bool = True
@@ -53,8 +54,8 @@ class Evaluate:
 
     artefact: Positional[Path]
     """Artefact folder, or the run folder that holds it."""
-    root: Path
-    """Folder with the image files."""
+    root: Path | None = None
+    """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
     evaluation: Annotated[Evaluation, arg(name="")] = field(default_factory=Evaluation)
     json: Path | None = None
     """Result file; evaluation.json beside the artefact folder by default."""
@@ -73,10 +74,13 @@ def main(words: list[str] | None = None) -> None:
         case Data():
             verify(command)
         case Distill():
-            place = distill.run(command.config, command.root, command.out, command.runtime, resume=command.resume)
-            report(command.out, place)
+            config = command.config
+            out = command.out or Path("results") / f"{config.dataset}-{config.method}-ipc{config.ipc}"
+            root = command.root or data.default_root(config.dataset)
+            report(out, distill.run(config, root, out, command.runtime, resume=command.resume))
         case Evaluate():
-            print(f"results: {evaluate.run(command.artefact, command.root, command.evaluation, command.runtime, command.json)}")
+            root = command.root or data.default_root(read_set(command.artefact).config.dataset)
+            print(f"results: {evaluate.run(command.artefact, root, command.evaluation, command.runtime, command.json)}")
 
 
 def report(out: Path, place: Path) -> None:

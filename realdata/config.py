@@ -14,6 +14,7 @@ import tyro
 
 from realdata.augment import AUGMENTATIONS
 from realdata.checks import at_least, one_of, positive, share
+from realdata.data import source
 from realdata.networks import ConvNetConfig
 from sims.lab.files import RunError
 from sims.lab.options import options
@@ -76,6 +77,7 @@ class DistillConfig:
     """Held-out images of each measurement."""
 
     def __post_init__(self) -> None:
+        source(self.dataset)
         one_of(METHODS, method=self.method)
         one_of(TRANSFORMS, transform=self.transform)
         one_of(("auto", *AUGMENTATIONS), augment=self.augment)

@@ -10,6 +10,7 @@ that names the path and the mend.
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import zlib
 from collections.abc import Callable
@@ -88,6 +89,15 @@ def load(name: str, root: str | Path, split: str) -> ImageSet:
             f"{folder}: labels of {name} must lie in 0..{len(known.classes) - 1}: found {images.labels.min()}..{images.labels.max()}"
         )
     return images
+
+
+def default_root(name: str) -> Path:
+    """The folder of the data set below $DISTILL_DATA."""
+    source(name)
+    place = os.environ.get("DISTILL_DATA")
+    if not place:
+        raise RunError(f"where are the {name} files? give their folder as --root, or set DISTILL_DATA to the folder that holds {name}/")
+    return Path(place) / name
 
 
 def locate(name: str, root: str | Path) -> Path:

@@ -25,7 +25,7 @@ from realdata.checks import at_least
 from realdata.config import DistillConfig, as_settings
 from realdata.preprocess import Transform, fit, load_transform
 from realdata.protocol import accuracy, train
-from realdata.task import Split, Task, build, device_named, hard_labels, stream, training_split
+from realdata.task import Split, Task, build, check, device_named, hard_labels, stream, training_split
 from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
 from sims.lab.progress import Meter, progress
@@ -59,12 +59,13 @@ def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resum
     device = device_named(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
+    split = training_split(config, str(root))
+    check(config, split)  # a refused setting must not leave a folder behind
     with RunFolder.open(out, as_settings(config), resume=resume, backend=f"torch: {device}", seed=config.seed) as folder:
         if (folder.path / FOLDER / SUMS).is_file():
             return folder.path / FOLDER
         clock = time.monotonic
         began = clock()
-        split = training_split(config, str(root))
         transform = _transform(config, split, folder)
         task = build(config, split, transform, device, runtime.chunk)
         state = read_checkpoint(folder.path, device) or RunState(start(task.distiller, task.first), task.first)
@@ -105,10 +106,10 @@ def _loop(
             if _measurement_due(config, state):
                 state = _measured(config, task, state)
             step = state.outer.step
-            if step % runtime.checkpoint_every == 0 or step == config.outer_steps:
-                save(state)
             if step == config.outer_steps:
                 return save(state)
+            if step % runtime.checkpoint_every == 0:
+                save(state)
             record = next(records)
             state = replace(state, outer=record.state, losses=(*state.losses, record.value))
             bar.advance(note=_note(record.value, state))

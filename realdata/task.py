@@ -114,10 +114,15 @@ class Task:
     held_out: tuple[torch.Tensor, torch.Tensor]
 
 
-def build(config: DistillConfig, split: Split, transform: Transform, device: torch.device, chunk: int) -> Task:
-    """The task of a configuration."""
+def check(config: DistillConfig, split: Split) -> None:
+    """Refuses what a configuration and its data set do not allow together."""
     if config.real_batch > len(split.fitted):
         raise RunError(f"the real batch must lie in [1, {len(split.fitted)}]: real_batch={config.real_batch}")
+    convnet(config.network, split.source.shape, len(split.source.classes))
+
+
+def build(config: DistillConfig, split: Split, transform: Transform, device: torch.device, chunk: int) -> Task:
+    """The task of a configuration."""
     labels = None if config.learn_labels else hard_labels(len(split.source.classes), config.ipc)
     problem = training_problem(config, labels, device)
     images, classes = on_device(transform, split.fitted, device)
