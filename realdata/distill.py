@@ -56,16 +56,17 @@ class Runtime:
 
 def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resume: bool = True) -> Path:
     """Distils into `out`, or goes on where the run there stopped, and gives the artefact folder back."""
+    clock = time.monotonic
+    began = clock()
     device = device_named(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    split = training_split(config, str(root))
-    check(config, split)  # a refused setting must not leave a folder behind
+    split = None if (out / FOLDER / SUMS).is_file() else training_split(config, str(root))
+    if split is not None:
+        check(config, split)  # a refused setting must not leave a folder behind
     with RunFolder.open(out, as_settings(config), resume=resume, backend=f"torch: {device}", seed=config.seed) as folder:
-        if (folder.path / FOLDER / SUMS).is_file():
+        if split is None:
             return folder.path / FOLDER
-        clock = time.monotonic
-        began = clock()
         transform = _transform(config, split, folder)
         task = build(config, split, transform, device, runtime.chunk)
         state = read_checkpoint(folder.path, device) or RunState(start(task.distiller, task.first), task.first)

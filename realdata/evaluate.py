@@ -1,5 +1,6 @@
 """`python -m realdata evaluate`: a distilled set and its baselines under one printed protocol, as a table and as JSON."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,20 +33,21 @@ class Evaluation:
     """Comma-separated: random, kmeans (real images nearest to the centres), means (the centres); empty for none."""
     seeds: int = 5
     """Fresh networks a set, and draws of each baseline."""
-    lengths: tuple[int, ...] = Protocol.lengths
-    """Training lengths to choose from on held-out images, in steps."""
+    lengths: tuple[int, ...] = ()
+    """Training lengths to choose from on held-out images, in steps; T, 2 T and 5 T of the distillation by default."""
 
     def __post_init__(self) -> None:
-        self.protocol()
+        self.protocol(horizon=1)
 
-    def protocol(self) -> Protocol:
-        """The rules these options stand for."""
-        return Protocol(lengths=self.lengths, networks=self.seeds, draws=self.seeds)
+    def protocol(self, horizon: int) -> Protocol:
+        """The rules these options stand for, for a set distilled with unrolls of `horizon` steps."""
+        return Protocol(self.lengths or (horizon, 2 * horizon, 5 * horizon), networks=self.seeds, draws=self.seeds)
 
 
 def run(place: Path, root: Path, evaluation: Evaluation, runtime: Runtime, target: Path | None = None) -> Path:
     """Evaluates the set in `place` (artefact or run folder), prints the table and gives the path of the JSON file back."""
-    asked, protocol, distilled = baselines(evaluation.baselines), evaluation.protocol(), read_set(place)
+    asked, distilled = baselines(evaluation.baselines), read_set(place)
+    protocol = evaluation.protocol(distilled.config.horizon)
     device = device_named(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -54,7 +56,7 @@ def run(place: Path, root: Path, evaluation: Evaluation, runtime: Runtime, targe
     random = next((r.mean for r in results if r.name == "random"), None)
     terminal_table(f"{distilled.config.dataset}, test split", HEADERS, [_row(result, random) for result in results])
     record = {
-        "protocol": {"lengths": protocol.lengths, "networks": protocol.networks, "draws": protocol.draws, "seed": protocol.seed},
+        "protocol": dataclasses.asdict(protocol),
         "config": as_settings(distilled.config),
         "results": [result.record() for result in results],
         "environment": environment(f"torch: {device}", protocol.seed),
@@ -68,7 +70,9 @@ def measure(distilled: DistilledSet, asked: dict[str, Baseline], protocol: Proto
     """Trains every arm, chooses its length on the held-out images, then reads the test split once and judges all arms on it."""
     config = distilled.config
     split = training_split(config, root)
-    images, held_out = distilled.transform.apply(split.fitted.images), on_device(distilled.transform, split.held_out, device)
+    images = distilled.transform.apply(split.fitted.images)
+    rows = stream(protocol.seed, "held-out").permutation(len(split.held_out))[: protocol.held_out_images]
+    held_out = on_device(distilled.transform, split.held_out.subset(rows), device)
 
     def tensors(x: Any) -> Tensors:
         return (torch.from_numpy(x).to(device),)
@@ -93,13 +97,15 @@ def measure(distilled: DistilledSet, asked: dict[str, Baseline], protocol: Proto
 def protocol_lines(distilled: DistilledSet, protocol: Protocol) -> str:
     """The rules in words, before any result."""
     c = distilled.config
-    net = training_problem(c, None, torch.device("cpu")).module
-    return (
-        f"protocol: ConvNet depth {c.network.depth}, width {c.network.width}, {c.network.norm} norm ({parameter_count(net)} parameters), "
-        f"{c.inner} with learning rate {c.inner_lr}, warps {augmentation(c).name}, {len(distilled.images)} images ({c.ipc} per class)\n"
-        f"          {protocol.networks} fresh networks a set, {protocol.draws} draws of each baseline; training length out of "
-        f"{', '.join(map(str, protocol.lengths))} steps chosen on held-out training images; test split read once, after that"
+    size = parameter_count(training_problem(c, None, torch.device("cpu")).module)
+    lines = (
+        f"protocol: ConvNet depth {c.network.depth}, width {c.network.width}, {c.network.norm} norm ({size} parameters), {c.inner} with "
+        f"learning rate {c.inner_lr}, warps {augmentation(c).name}",
+        f"{len(distilled.images)} images ({c.ipc} per class), {protocol.networks} fresh networks a set, {protocol.draws} draws of each baseline",
+        f"training length out of {', '.join(map(str, protocol.lengths))} steps, chosen for each kind of set on at most "
+        f"{protocol.held_out_images} held-out training images; test split read once, after that",
     )
+    return "\n          ".join(lines)
 
 
 def _row(result: Result, random: float | None) -> list[Cell]:

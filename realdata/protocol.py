@@ -53,18 +53,20 @@ def accuracy(problem: ModuleProblem, theta: Tensors, real: Labelled) -> float:
 class Protocol:
     """The fixed rules of an evaluation."""
 
-    lengths: tuple[int, ...] = (50, 100, 200, 400)
+    lengths: tuple[int, ...]
     """Training lengths to choose from, in optimiser steps."""
     networks: int = 5
     """Fresh networks a set."""
     draws: int = 5
     """Draws of each baseline's images."""
+    held_out_images: int = 2000
+    """Held-out training images that choose the length."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 1:
             raise RunError(f"training lengths must be positive and increasing: lengths={self.lengths}")
-        at_least(1, networks=self.networks, draws=self.draws)
+        at_least(1, networks=self.networks, draws=self.draws, held_out_images=self.held_out_images)
         at_least(0, seed=self.seed)
 
 

@@ -258,6 +258,7 @@ def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixtur
 )
 def test_bad_settings_end_in_one_line(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], words: str):
     assert words in refused(command(root, tmp_path / "run", *more), capfd)
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_places_end_in_one_line(root: Path, finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -94,7 +94,9 @@ def test_statistics_are_those_of_the_two_way_table(seed: int, draws: int, networ
     assert result.record()["held_out"] == {"5": 0.5}
 
 
-@pytest.mark.parametrize("settings", [{"lengths": ()}, {"lengths": (5, 5)}, {"lengths": (0, 5)}, {"networks": 0}, {"draws": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"lengths": ()}, {"lengths": (5, 5)}, {"lengths": (0, 5)}, {"networks": 0}, {"draws": 0}, {"held_out_images": 0}]
+)
 def test_impossible_protocols_are_refused(settings: dict[str, object]):
-    with pytest.raises(RunError, match=r"lengths=|networks=|draws="):
-        Protocol(**settings)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RunError, match=r"lengths=|networks=|draws=|held_out_images="):
+        Protocol(**({"lengths": (1,)} | settings))  # pyright: ignore[reportArgumentType]
