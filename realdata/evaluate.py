@@ -101,7 +101,8 @@ def protocol_lines(distilled: DistilledSet, protocol: Protocol) -> str:
     lines = (
         f"protocol: ConvNet depth {c.network.depth}, width {c.network.width}, {c.network.norm} norm ({size} parameters), {c.inner} with "
         f"learning rate {c.inner_lr}, warps {augmentation(c).name}",
-        f"{len(distilled.images)} images ({c.ipc} per class), {protocol.networks} fresh networks a set, {protocol.draws} draws of each baseline",
+        f"{len(distilled.images)} images ({c.ipc} per class), {protocol.networks} fresh networks a set, "
+        f"{protocol.draws} draws of each baseline",
         f"training length out of {', '.join(map(str, protocol.lengths))} steps, chosen for each kind of set on at most "
         f"{protocol.held_out_images} held-out training images; test split read once, after that",
     )
