@@ -54,6 +54,8 @@ class Encode:
             raise ValueError(f"need M1 >= 1 points and M2 >= 1 labels: M1={self.M1}, m2_per_L={self.m2_per_L}, L={self.task.L}")
         if self.seeds < 1 or self.seed < 0:
             raise ValueError(f"need seeds >= 1 and a root seed >= 0: seeds={self.seeds}, seed={self.seed}")
+        if not 0 < self.within < math.inf:
+            raise ValueError(f"within must be positive and finite: within={self.within}")
         if not 2 <= self.raw_points <= self.task.head_samples:
             raise ValueError(
                 f"the baselines take as many real samples as fit in {self.floats} floats, at least 2 and at most "

@@ -89,7 +89,7 @@ def geometry_text(config: Encode, result: Result) -> str:
     lines.append(f"largest principal angle to S*: median {number(float(np.degrees(np.median(result.angles.max(axis=1)))))} degrees")
     if len(s) > t.r:
         lines.append(f"singular values: gap s_r / s_(r+1) = {number(singular_gap(s, t.r))}")
-    ratio = float(np.median(result.risks["distilled"]) / np.median(result.risks["teacher"]))
+    ratio = ratios(result)["distilled"]
     verdict = "PASS" if ratio <= config.within else "FAIL"
     lines.append(f"distilled set with a fresh start within {config.within:g} x the teacher: {number(ratio)}, {verdict}")
     if result.failed:
