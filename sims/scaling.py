@@ -31,7 +31,7 @@ class Scaling:
     """A scaling experiment. Every threshold, grid and seed count is fixed here, before anything is run."""
 
     d: tuple[int, ...] = (16, 32, 64, 128)  # input dimensions of the d sweep
-    L: tuple[int, ...] = (64, 128, 256)  # widths of the L sweep
+    L: tuple[int, ...] = (64, 96, 128, 256)  # widths of the L sweep
     r: tuple[int, ...] = (8, 16, 32, 64, 128)  # intrinsic dimensions of the spectrum sweep
     r_risk: tuple[int, ...] = (4, 6, 8, 12, 16)  # intrinsic dimensions of the population risk
     r_real: tuple[int, ...] = (3, 4)  # further intrinsic dimensions with real samples, for the additive fit
