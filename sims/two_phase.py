@@ -130,7 +130,7 @@ def rows_part(theta: Leaves) -> Leaves:
 
 @dataclass(frozen=True, eq=False)
 class StreamedLoss:
-    """The real loss (1/2N) sum_n (f(x_n) - y_n)^2 over a stream, as performance matching needs it; rows only."""
+    """The real loss (1/2N) sum_n (f(x_n) - y_n)^2 over a stream, as performance matching needs it."""
 
     model: MultiIndexModel
     stream: GaussianStream
@@ -141,12 +141,12 @@ class StreamedLoss:
         return
 
     def loss_and_gradient(self, theta: Leaves, xi: None) -> tuple[float, Leaves]:
-        """(loss, (0, d loss / d W, 0)), one pass."""
+        """(loss, d loss / d theta), one pass."""
         total, grad = 0.0, zeros_like(theta)
         for x, noise in self.stream:
             value, part = two_layer.loss_and_gradient(theta, (x, self.residual(x, self.model.labels(x, noise))))
             total, grad = total + value * x.shape[0], axpy(x.shape[0], part, grad)
-        return total / self.stream.n, rows_part(scale(1.0 / self.stream.n, grad))
+        return total / self.stream.n, scale(1.0 / self.stream.n, grad)
 
 
 def matching_gradient(student: Student, starts: Sequence[Leaves], rows: Float[Any, "K d"], x: Float[Any, "M1 d"], distance: str) -> Array:

@@ -41,7 +41,8 @@ def test_every_pass_sees_the_same_samples(stream):
     np.testing.assert_array_equal(x, again)
     np.testing.assert_array_equal(xi, noise_again)
     assert all(len(part) <= stream.chunk for part, _ in stream)
-    assert len(np.unique(x)) == x.size, "no draw is used twice"
+    if stream.dtype == "float64":
+        assert len(np.unique(np.concatenate([x.ravel(), xi]))) == x.size + xi.size, "no draw is used twice"
 
 
 @given(streams(), st.data())

@@ -119,7 +119,18 @@ def test_every_preset_is_a_valid_experiment(preset):
 # Planted rows.
 
 predicted = cache(least_points)
-SMALL = Scaling(r=(8, 16, 32), seeds=6, spectrum_draws=256, risk_draws=256, head_L=(16, 32, 64))
+SMALL = Scaling(
+    d=(16, 32, 64, 128),
+    L=(64, 128, 256),
+    r=(8, 16, 32),
+    r_real=(3, 4),
+    seeds=6,
+    spectrum_draws=256,
+    risk_draws=256,
+    head_L=(16, 32, 64),
+    base_d=32,
+    base_L=128,
+)
 
 
 def planted(
@@ -159,7 +170,7 @@ def planted(
                 over_m2 = labels(config["L"]) / np.array(config["m2"], float)
                 fresh = scaling.level * np.maximum(over_m1[:, None], over_m2[None, :])
                 result = {"teacher": 0.02, "real": scaling.level * over_m1, "fresh": fresh.ravel()}
-                result |= {"same": scaling.functional_ratio * scaling.level * over_m1[-1] * over_m2, "fresh_real": fresh[-1, -1]}
+                result |= {"same": scaling.functional_ratio * scaling.level * over_m1[-1] * over_m2, "fresh_real": 0.4 * scaling.level}
             plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in result.items()}
             rows[sweep.kind].append({"kind": sweep.kind, "failed": None} | config | plain)
     return rows
@@ -187,6 +198,9 @@ def test_true_laws_pass(laws):
     assert fits["d"].excludes == fits["L"].excludes == (0.0, 2.0)
     assert fits["r_common_mode"].excludes == (1.0, 3.0)
     assert fits["L"].interval == (1.0, 1.0)
+    # The risk of the same start is ratio x real at M2 = L/2; a fresh one's is ratio x 0.4 levels at M2 = L / (2 x 1.5 x 0.4).
+    np.testing.assert_allclose(laws.series["L_functional_same"].y, np.array(SMALL.L) / 2, rtol=0.03)
+    np.testing.assert_allclose(laws.series["L_functional_fresh"].y, np.array(SMALL.L) / 1.2, rtol=0.03)
     assert inside(fits["L_functional_same"], 1.0)
     assert fits["L_functional_same"].verdict == fits["L_functional_fresh"].verdict == "REPORTED"
     assert inside(fits["r_risk"], 1.5)
@@ -264,7 +278,7 @@ def test_an_experiment_in_which_nothing_is_reached_still_has_its_report():
     laws = scaling_laws.measure(SMALL, rows, resamples=20)
     assert laws.fits["d"].verdict == laws.fits["L"].verdict == laws.fits["L_functional_same"].verdict == "NO FIT"
     assert laws.additive["functional"].coefficients == {}
-    assert "no fit (0 points, 8 censored)" in scaling_report.additive_text(laws)
+    assert f"no fit (0 points, {len(SMALL.tasks())} censored)" in scaling_report.additive_text(laws)
     files = scaling_report.figure_files(SMALL, laws, rows)
     assert files["law.png"][:4] == b"\x89PNG"
     assert files["law-d.csv"].splitlines()[1:] == [f"{d:.1f},,," for d in SMALL.d]

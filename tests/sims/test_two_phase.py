@@ -198,6 +198,16 @@ def test_performance_matching_is_gradient_matching_at_a_small_inner_step(scene):
     assert np.linalg.norm(found[-1] / steps[-1] - reference) < 0.02 * np.linalg.norm(reference)
 
 
+def test_the_streamed_loss_is_that_of_all_samples_at_once(scene):
+    model, stream, residual, _, starts, _, _ = scene
+    theta = tuple(part + 0.1 for part in starts[0])
+    x, xi = stream.head(stream.n)
+    value, gradient = StreamedLoss(model, stream, residual).loss_and_gradient(theta, None)
+    expected, direct = two_layer.loss_and_gradient(theta, (x, residual(x, model.labels(x, xi))))
+    assert value == pytest.approx(expected, rel=1e-12)
+    assert relative_error(gradient, direct) <= 1e-12
+
+
 @pytest.mark.parametrize("lr", [0.05, 0.5])
 def test_performance_matching_is_one_autograd_graph(scene, lr):
     model, stream, residual, student, starts, _, x = scene
