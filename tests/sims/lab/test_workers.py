@@ -86,11 +86,11 @@ def rows(folder: Path) -> dict[int, dict[str, Any]]:
 
 def wait_for(condition: Any) -> None:
     """Returns when the condition holds; fails after a generous time, which only a hang takes."""
-    for _ in range(3000):
+    for _ in range(1500):
         if condition():
             return
         time.sleep(0.02)
-    pytest.fail("waited a minute in vain")
+    pytest.fail("waited half a minute in vain")
 
 
 def gone(process: int) -> bool:
@@ -112,16 +112,19 @@ def test_what_was_finished_is_kept_when_a_process_dies(tmp_path: Path, blow: str
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: len(waiting.read_text().split()) == 2 if waiting.exists() else process.poll() is not None)
         worker, parent = map(int, waiting.read_text().split())
-        assert parent == process.pid
-        wait_for(lambda: len(rows(folder)) == 5)
-        if blow == "worker killed":
-            os.kill(worker, signal.SIGKILL)
-        elif blow == "program killed":
-            process.kill()
-        else:
-            process.send_signal(signal.SIGINT)
+        try:
+            assert parent == process.pid
+            wait_for(lambda: len(rows(folder)) == 5)
+            if blow == "worker killed":
+                os.kill(worker, signal.SIGKILL)
+            elif blow == "program killed":
+                process.kill()
+                wait_for(lambda: gone(worker))
+            else:
+                process.send_signal(signal.SIGINT)
+        finally:
             time.sleep(0.2)
-            (tmp_path / "go").write_text("")  # a trial that has begun is waited for, and its result given up
+            (tmp_path / "go").write_text("")  # after Ctrl-C the trial that has begun is waited for, and its result given up
         _, complaint = process.communicate(timeout=60)
     if blow == "worker killed":
         assert process.returncode == 2
@@ -133,7 +136,6 @@ def test_what_was_finished_is_kept_when_a_process_dies(tmp_path: Path, blow: str
         assert complaint == "interrupted: finished work is kept, the same command continues\n"
     wait_for(lambda: gone(worker))
     assert sorted(rows(folder)) == [1, 2, 3, 4, 5]
-    (tmp_path / "go").write_text("")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
     found = rows(folder)
