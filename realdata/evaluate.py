@@ -84,14 +84,15 @@ def measure(distilled: DistilledSet, asked: dict[str, Baseline], protocol: Proto
     sets = {"distilled": [tensors(distilled.images)]} | {name: [tensors(x) for x in drawn] for name, drawn in draws.items()}
     hard = hard_labels(len(split.source.classes), config.ipc)
     labels = {"distilled": torch.from_numpy(distilled.labels)}
-    with progress(protocol.networks * sum(map(len, sets.values())), "evaluate") as bar:
+    with progress(2 * protocol.networks * sum(map(len, sets.values())), "evaluate") as bar:
         arms = [
             train_arm(
                 name, training_problem(config, labels.get(name, hard), device), config.inner_optimiser(), drawn, held_out, protocol, bar
             )
             for name, drawn in sets.items()
         ]
-    return judge(arms, on_device(distilled.transform, data.load(config.dataset, root, "test"), device))
+        test = on_device(distilled.transform, data.load(config.dataset, root, "test"), device)
+        return [judge(arm, test, bar) for arm in arms]
 
 
 def protocol_lines(distilled: DistilledSet, protocol: Protocol) -> str:

@@ -18,6 +18,7 @@ import torch
 from realdata.bridge import ModuleProblem, Tensors, forward
 from realdata.checks import at_least
 from sims.lab.files import RunError
+from sims.lab.progress import Bar
 from theory.distill.inner_optim import InnerOptimiser
 from theory.distill.leaves import norm
 from theory.distill.problem import Diverged
@@ -82,7 +83,7 @@ class Trained:
 
 
 def train_arm(
-    name: str, problem: ModuleProblem, optimiser: InnerOptimiser, sets: Sequence[Tensors], held_out: Labelled, protocol: Protocol, bar: Any
+    name: str, problem: ModuleProblem, optimiser: InnerOptimiser, sets: Sequence[Tensors], held_out: Labelled, protocol: Protocol, bar: Bar
 ) -> Trained:
     """Trains `protocol.networks` fresh networks on each of `sets` and chooses the length on the held-out images.
 
@@ -142,6 +143,11 @@ class Result:
         }
 
 
-def judge(arms: Sequence[Trained], test: Labelled) -> list[Result]:
+def judge(arm: Trained, test: Labelled, bar: Bar) -> Result:
     """Step 3, after every choice has been made."""
-    return [Result(a.name, a.length, a.held_out, [[accuracy(a.problem, theta, test) for theta in row] for row in a.theta]) for a in arms]
+
+    def judged(theta: Tensors) -> float:
+        bar.advance(note=f"{arm.name} on the test split")
+        return accuracy(arm.problem, theta, test)
+
+    return Result(arm.name, arm.length, arm.held_out, [[judged(theta) for theta in row] for row in arm.theta])

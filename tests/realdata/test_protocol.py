@@ -65,7 +65,7 @@ def test_the_length_is_chosen_on_held_out_images_alone():
     arm = train_arm("set", problem, optimiser, [S], (images, guesses[1]), protocol, Silent())
     assert arm.length == 2
     assert arm.held_out[2] == 1.0
-    (result,) = judge([arm], (images, guesses[0]))
+    result = judge(arm, (images, guesses[0]), Silent())
     assert result.accuracies == [[float((guesses[0] == guesses[1]).double().mean())]]
 
 
