@@ -109,7 +109,8 @@ def test_what_was_finished_is_kept_when_a_process_dies(tmp_path: Path, blow: str
     command = [sys.executable, str(program), str(folder)]
     environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[3])
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         wait_for(lambda: len(waiting.read_text().split()) == 2 if waiting.exists() else process.poll() is not None)
         worker, parent = map(int, waiting.read_text().split())
         try:
@@ -121,7 +122,7 @@ def test_what_was_finished_is_kept_when_a_process_dies(tmp_path: Path, blow: str
                 process.kill()
                 wait_for(lambda: gone(worker))
             else:
-                process.send_signal(signal.SIGINT)
+                os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the workers as well
         finally:
             time.sleep(0.2)
             (tmp_path / "go").write_text("")  # after Ctrl-C the trial that has begun is waited for, and its result given up
