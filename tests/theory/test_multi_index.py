@@ -192,7 +192,7 @@ def test_drawn_model_has_the_named_link_and_noise(rng):
         (lambda: MultiIndexModel(np.eye(2, 3), make_link("cubic", 3)), "r=3 > d=2"),
         (
             lambda: MultiIndexModel(2.0 * np.eye(3, 2), make_link("cubic", 2)),
-            r"orthonormal columns: shape=\(3, 2\), defect=3.0e\+00",
+            r"off the identity by 3.0e\+00 \(B is 3 x 2\)",
         ),
         (lambda: MultiIndexModel(np.full((3, 2), np.nan), make_link("cubic", 2)), "orthonormal"),
         (lambda: MultiIndexModel(np.eye(3, 2), make_link("cubic", 3)), "r=2 columns, the link 3"),
