@@ -48,7 +48,8 @@ def _pool(workers: int, fn: Trial, configs: Sequence[Config]) -> Iterator[tuple[
     except BrokenProcessPool as error:
         raise RunError("a worker process died (out of memory, or killed): finished trials are kept, the same command continues") from error
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Waiting, because the interpreter's own exit would race with the pool's thread for its pipe.
+        pool.shutdown(wait=True, cancel_futures=True)
         for name, value in kept.items():
             if value is None:
                 del os.environ[name]

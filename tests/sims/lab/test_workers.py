@@ -50,7 +50,7 @@ def test_one_process_records_numerical_failures_and_lets_defects_through() -> No
 
 # A program of its own, because workers import the main module. Trial 0 waits until `go` lies in the folder, the others end at once.
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from sims.lab.run import RunFolder, main_guard
 from sims.lab.sweep import run_trials
@@ -76,6 +76,7 @@ def main():
     print("done")
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
     main()
 """
 
