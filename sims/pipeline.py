@@ -8,7 +8,8 @@ one root seed (ROLES), so training, retraining, held-out and test draws are disj
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,16 @@ class Task:
     def N(self) -> int:
         """Number of training samples."""
         return round(self.samples * self.d**2)
+
+
+def task_of(config: Mapping[str, Any]) -> Task:
+    """The task in a flat trial configuration; entries that are no field of Task are left alone."""
+    return Task(**{f.name: config[f.name] for f in fields(Task)})
+
+
+def trial_seed(config: Mapping[str, Any], *size: int) -> np.random.SeedSequence:
+    """The root seed's own child for a draw (`seed` and `draw` in config) at a size."""
+    return np.random.SeedSequence(config["seed"], spawn_key=(*size, config["draw"]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,15 @@ class Outcome:
     failed: str | None = None
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """One kind of trial with all its configurations; `fn` is a module-level function, so that workers can import it."""
+
+    kind: str
+    fn: Trial
+    configs: tuple[dict[str, Any], ...]
+
+
 Executor = Callable[[Trial, Sequence[Config]], Iterator[tuple[int, Outcome]]]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sims import arrays, heads, pipeline, two_phase
 from sims.arrays import GaussianStream, child
 from sims.pipeline import Bench, Task, distil_points, draw_samples, encode, fresh_network
-from sims.trials import risk_trial
+from sims.scaling.trials import risk_trial
 from tests.oracles import relative_error, to_numpy
 from tests.strategies import seeds
 

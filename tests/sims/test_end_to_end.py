@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tyro
 
-from sims.encode import Encode, encode_trial
+from sims.encode.experiment import Encode, encode_trial
 from sims.lab.options import preset_options
 from sims.lab.sweep import attempt
 from sims.lab.workers import local_executor

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sims import heads
-from sims.trials import head_error
+from sims.scaling.trials import head_error
 from tests.strategies import distilled_sets, generators, seeds, thetas
 from theory import two_layer
 from theory.distill.problem import Diverged

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from sims import scaling_laws
 from sims.__main__ import main
 from sims.lab import sweep as lab_sweep
 from sims.lab.files import toml_text
 from sims.lab.store import TrialStore
-from sims.scaling import LEAST_R, Scaling, sweeps
+from sims.scaling import laws as scaling_laws
+from sims.scaling.experiment import LEAST_R, Scaling, sweeps
 
 TINY = Scaling(
     d=(4, 6, 8),

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sims.lab.store import TrialStore
-from sims.pipeline import Bench, Task, distil_points, encode, fresh_network, label_inputs, teacher_network
-from sims.trials import head_trial, least_from, risk_trial, trial_seed
+from sims.pipeline import Bench, Task, distil_points, encode, fresh_network, label_inputs, teacher_network, trial_seed
+from sims.scaling.trials import head_trial, least_from, risk_trial
 
 TASK = Task(d=6, r=2, L=10, J=2, noise=0.2, samples=20.0, head_samples=300, validation=200, test=250, chunk=128)
 RISK = dataclasses.asdict(TASK) | {"seed": 3, "draw": 1, "m1": [2, 5, 9], "m2": [5, 10], "backend": "numpy"}

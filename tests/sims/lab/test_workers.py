@@ -15,7 +15,7 @@ from sims.lab.files import RunError
 from sims.lab.store import TrialStore
 from sims.lab.sweep import run_trials, serial
 from sims.lab.workers import THREAD_VARIABLES, local_executor
-from sims.trials import head_trial
+from sims.scaling.trials import head_trial
 
 CONFIGS = [{"d": 6, "r": 2, "L": width, "seed": 0, "draw": k, "tolerance": 1e-6, "shares": [0.5]} for width in (8, 12) for k in range(3)]
 

@@ -32,9 +32,10 @@ from sims.pipeline import (
     fresh_network,
     label_inputs,
     labels,
+    task_of,
     teacher_network,
+    trial_seed,
 )
-from sims.trials import TASK_FIELDS, trial_seed
 from theory import memory
 
 
@@ -90,7 +91,7 @@ class Encode:
 
 def encode_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     """Risks by representation, floats by representation, principal angles (radians), singular values and off-subspace energy."""
-    task = Task(**{name: config[name] for name in TASK_FIELDS})
+    task = task_of(config)
     encoded = encode(task, trial_seed(config, task.d, task.r, task.L), config["backend"])
     bench, m1, m2 = Bench.of(encoded), config["M1"], config["M2"]
     points = distil_points(encoded, m1)

@@ -26,7 +26,7 @@ from sims.lab.laws import AdditiveFit, LawFit, additive_fit, bootstrap_slope, cr
 from sims.lab.report import with_interval
 from sims.lab.run import RunError
 from sims.lab.store import Row
-from sims.scaling import CRITERIA, Scaling
+from sims.scaling.experiment import CRITERIA, Scaling
 from theory.spectrum import ASYMPTOTIC_EXPONENT, least_points
 
 RISK_BOUND = 2.3

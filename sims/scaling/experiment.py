@@ -10,17 +10,16 @@ finite-size predictions, are derived here (theory.predictions, theory.spectrum).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from sims import population, trials
-from sims.lab.progress import Bar
-from sims.lab.store import Row, TrialStore
-from sims.lab.sweep import Executor, run_trials
+from sims import population
+from sims.lab.sweep import Sweep
 from sims.pipeline import Task
+from sims.scaling import trials
 
 CRITERIA = tuple(population.THRESHOLDS)
 LEAST_R = 5  # below it the grid of M1 around the predictions reaches sets of about r points, whose smallest eigenvalue is rounding error
@@ -112,15 +111,6 @@ class Scaling:
         return sorted({max(1, round(share * width)) for share in self.m2_shares})
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """One kind of trial with all its configurations."""
-
-    kind: str
-    fn: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    configs: tuple[dict[str, Any], ...]
-
-
 def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
     """Every trial of the experiment, the expensive ones first (they fill the workers best)."""
     spectrum = [
@@ -151,11 +141,6 @@ def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
         Sweep("population-risk", population_risk_trial, tuple(risk_in_r)),
         Sweep("head", trials.head_trial, tuple(head)),
     )
-
-
-def run(plan: Sequence[Sweep], store: TrialStore, bar: Bar, executor: Executor) -> dict[str, list[Row]]:
-    """All rows by kind; stored trials are not run again."""
-    return {sweep.kind: run_trials(store, sweep.kind, sweep.configs, sweep.fn, bar, executor) for sweep in plan}
 
 
 def spectrum_trial(config: Mapping[str, Any]) -> dict[str, list[float]]:

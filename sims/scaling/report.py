@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float
 
 from sims import figures
+from sims.command import Facts
 from sims.lab.report import LAW_HEADERS, Cell, law_row, markdown_table, number, with_interval
 from sims.lab.store import Row
-from sims.lab.sweep import failures
 from sims.population import THRESHOLDS
-from sims.scaling import CRITERIA, Scaling
-from sims.scaling_laws import RISK_BOUND, Laws, Series, sound_at
+from sims.scaling.experiment import CRITERIA, Scaling
+from sims.scaling.laws import RISK_BOUND, Laws, Series, sound_at
 
 NAMES = {
     "d": "d: floats M1 d at one risk level",
@@ -28,16 +28,6 @@ NAMES = {
     "r_risk": "r: M1, test risk, plain",
     "r_risk_reflected": "r: M1, test risk, reflected",
 }
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What else a summary states of the run."""
-
-    trials: int
-    failed: int
-    seconds: float
-    backend: str
 
 
 def law_rows(laws: Laws) -> list[list[Cell]]:
@@ -57,17 +47,17 @@ def summary(laws: Laws, facts: Facts) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def report(scaling: Scaling, laws: Laws, facts: Facts) -> str:
+def report(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]], facts: Facts) -> str:
     """report.md."""
     parts = [
         "# Memory of the distilled set: measured exponents\n",
         "Stated in the paper (Kinoshita et al., arXiv:2603.14830, abstract): memory of order r^2 d + L up to logarithms. Derived here: "
         "which measurement stands for which term, and every finite-size prediction. Intervals are 95 % percentile bootstrap over seeds "
-        f"or draws, whole curves at a time. {facts.trials} trials, {facts.failed} failed, {facts.seconds:.0f} s, {facts.backend}.\n",
+        f"or draws, whole curves at a time. {facts.trials} trials, {facts.failed} failed, {facts.seconds} s, {facts.backend}.\n",
         markdown_table(LAW_HEADERS, law_rows(laws)),
         *(f"- {NAMES[name]}: {text}\n" for name, text in laws.remarks.items()),
         "\n## What each line measures\n",
-        _definitions(scaling),
+        _definitions(scaling, _head_error_at_width(rows)),
         "\n## Total floats: a r^2 d + b L + c\n",
         additive_text(laws),
         markdown_table(
@@ -81,7 +71,12 @@ def report(scaling: Scaling, laws: Laws, facts: Facts) -> str:
     return "\n".join(parts)
 
 
-def _definitions(scaling: Scaling) -> str:
+def _head_error_at_width(rows: dict[str, list[Row]]) -> float:
+    """The largest relative head error at M2 = L, over all networks."""
+    return max(row["errors"][row["grid"].index(row["L"])] for row in sound_at(rows, "head"))
+
+
+def _definitions(scaling: Scaling, head_error: float) -> str:
     lines = (
         f"- **d**: link {scaling.link!r}, r = {scaling.base_r}, L = {scaling.base_L}, N = {scaling.samples:g} d^2 streamed samples, "
         f"L J/(r d) = {scaling.diversity:g}, {scaling.seeds} seeds. M1 is interpolated where the median test risk (head on real samples) "
@@ -89,7 +84,7 @@ def _definitions(scaling: Scaling) -> str:
         "integers allow.",
         f"- **L, head**: least M2 from which the relative head error stays under {scaling.tolerance:g}; inputs t v on a line, one "
         "between consecutive kinks. Linear algebra says exactly L, so L - 1, L and L + 1 are in the grid and the interval has no width; "
-        "the error at M2 = L stays some factor ten under the tolerance at the largest width. "
+        f"the largest error seen at M2 = L is {head_error:.1e}. "
         f"{scaling.head_seeds} networks a width.",
         f"- **L, risk**: least M2 whose risk is within {scaling.functional_ratio:g} of a head on real samples, for the network that made "
         "the labels and for a fresh one. No prediction, so no verdict.",
@@ -99,7 +94,8 @@ def _definitions(scaling: Scaling) -> str:
         f"- **r, risk**: population mode, least M1 with risk <= {scaling.risk_ratio:g} x the teacher's, {scaling.risk_draws}/r^2 draws "
         "(at least 6). At the sizes reached it can neither confirm nor refute r^2; asked is only that the upper end stays under "
         f"{RISK_BOUND:g}.",
-        "- **Why these numbers**: a risk of 0.1 lies well under the variance and well over the full-data teacher at every size; ratios of "
+        f"- **Why these numbers**: a risk of {scaling.level:g} lies well under the variance and well over the "
+        "full-data teacher at every size; ratios of "
         "3 and 10 ask for features conditioned within a constant, and change M1* by a factor, not its exponent; medians because single "
         "draws have heavy tails; grids of M1 reach from below r points to ten r^2, and of M2 from L/4 to 8 L, so that a slope of 0 and "
         "one of 2 would both show. All stand in the configuration before the first trial.",
@@ -128,7 +124,8 @@ def additive_text(laws: Laws) -> str:
         lines.append(f"- {name} ({ADDITIVE[name]}): {terms}; {error}\n")
     bounds = sum(entry["at_start"] for entry in laws.floats)
     if bounds:
-        lines.append(f"- {bounds} tasks reach the level at the start of their grid of M1 already and enter with it, an upper bound\n")
+        count = "1 task reaches" if bounds == 1 else f"{bounds} tasks reach"
+        lines.append(f"- {count} the level at the start of the grid of M1 already: entered with it, an upper bound\n")
     return "".join(lines)
 
 
@@ -244,8 +241,3 @@ def _risk_figure(scaling: Scaling, over_m1: Sequence[Band], over_m2: Sequence[Ba
     left.legend()
     right.legend()
     return figure
-
-
-def count_failures(rows: dict[str, list[Row]]) -> int:
-    """Trials that failed numerically."""
-    return sum(len(failures(group)) for group in rows.values())

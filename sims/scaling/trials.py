@@ -5,7 +5,6 @@ head   one network, one seed: the least number of labels on line inputs that rec
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,23 +13,17 @@ from sims import heads
 from sims.pipeline import (
     Bench,
     Network,
-    Task,
     distil_points,
     encode,
     fresh_network,
     label_inputs,
     labels,
+    task_of,
     teacher_network,
+    trial_seed,
 )
 from theory.multi_index import draw_index
 from theory.two_layer import symmetric_init
-
-TASK_FIELDS = tuple(f.name for f in fields(Task))
-
-
-def trial_seed(config: Mapping[str, Any], *size: int) -> np.random.SeedSequence:
-    """The root seed's own child for a draw at a size."""
-    return np.random.SeedSequence(config["seed"], spawn_key=(*size, config["draw"]))
 
 
 def risk_trial(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +35,7 @@ def risk_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     same        M2 -> risk of the first network with its head refitted on its own M2 labels, at the largest M1
     fresh_real  risk of the second network with a head on real samples, at the largest M1
     """
-    task = Task(**{name: config[name] for name in TASK_FIELDS})
+    task = task_of(config)
     encoded = encode(task, trial_seed(config, task.d, task.r, task.L), config["backend"])
     bench = Bench.of(encoded)
     real, fresh, same, fresh_real = [], [], [], 0.0

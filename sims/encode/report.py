@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sims import figures
-from sims.encode import Encode
+from sims.command import Facts
+from sims.encode.experiment import Encode
 from sims.lab.report import Cell, markdown_table, number
 from sims.lab.run import RunError
 from sims.lab.store import Row
@@ -90,23 +91,29 @@ def geometry_text(config: Encode, result: Result) -> str:
     if len(s) > t.r:
         lines.append(f"singular values: gap s_r / s_(r+1) = {number(singular_gap(s, t.r))}")
     ratio = ratios(result)["distilled"]
-    verdict = "PASS" if ratio <= config.within else "FAIL"
+    verdict = "PASS" if passed(config, result) else "FAIL"
     lines.append(f"distilled set with a fresh start within {config.within:g} x the teacher: {number(ratio)}, {verdict}")
     if result.failed:
         lines.append(f"{result.failed} seeds failed and are left out")
     return "\n".join(lines) + "\n"
 
 
-def summary(result: Result) -> str:
+def passed(config: Encode, result: Result) -> bool:
+    """Whether the distilled set, from a fresh start, is within the asked factor of the teacher."""
+    return ratios(result)["distilled"] <= config.within
+
+
+def summary(config: Encode, result: Result, facts: Facts) -> str:
     """summary.json."""
     content: dict[str, Any] = {
+        "verdict": "PASS" if passed(config, result) else "FAIL",
         "risk": {name: values.tolist() for name, values in result.risks.items()},
         "floats": result.floats,
         "ratio_to_teacher": ratios(result),
         "off_energy": result.off_energy.tolist(),
         "principal_angles_rad": result.angles.tolist(),
         "singular_values": result.singular_values.tolist(),
-        "failed": result.failed,
+        **vars(facts),
     }
     return json.dumps(content, indent=2) + "\n"
 

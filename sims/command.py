@@ -1,0 +1,150 @@
+"""What the commands of `python -m sims` that sweep trials have in common: a program, its run, and its report rebuilt from what is stored.
+
+A program is data: the configuration it takes, the trials that follow from it, and what it leaves for its reader. Everything else (run
+folder, resuming, workers, progress, presets, `plan`, `report`) is written here once.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+from tyro.conf import arg
+
+from sims.arrays import backend_name, runtime_words
+from sims.lab.options import options
+from sims.lab.progress import progress
+from sims.lab.run import RunError, RunFolder, stored_config
+from sims.lab.store import Row
+from sims.lab.sweep import Sweep, failures, run_trials
+from sims.lab.workers import local_executor
+
+PRESETS = Path(__file__).parent / "presets"
+
+Rows = dict[str, list[Row]]
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What every summary states of its run beside the results."""
+
+    trials: int
+    failed: int
+    seconds: int
+    backend: str
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command that sweeps trials.
+
+    name      of the command; its presets lie in sims/presets/<name>, its results in results/<name> unless asked otherwise
+    config    frozen dataclass of the settings, with a root `seed`
+    about     one line for --help
+    preset    where no other is asked for
+    sweeps    (config, backend) -> every trial, by kind
+    finish    (folder, config, rows by kind, facts): writes summary, tables, figures and report.md, prints the table
+    settings  config -> the settings by the name of their options
+    """
+
+    name: str
+    config: type
+    about: str
+    preset: str
+    sweeps: Callable[[Any, str], Sequence[Sweep]]
+    finish: Callable[[RunFolder, Any, Rows, Facts], None]
+    settings: Callable[[Any], dict[str, Any]] = asdict
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where the work is done; the results do not depend on the number of workers."""
+
+    backend: str = "auto"
+    """Arrays: auto (CuPy where a device answers), numpy or cupy."""
+    workers: int = 0
+    """Local processes, one thread each; 0 is one a processor core."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"the number of workers must be >= 0: workers={self.workers}")
+        backend_name(self.backend)
+
+    @property
+    def processes(self) -> int:
+        """Number of worker processes."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Run(Generic[C]):
+    """The words of one command line: settings, and where and how they are run."""
+
+    config: Annotated[C, arg(name="")]
+    out: Path | None = None
+    """Run folder; by default results/ and the name of the command. Goes on where an interrupted run stopped."""
+    preset: str | None = None
+    """Settings to start from: a named preset (by default demo for scaling, r2 for encode) or a .toml file; options win."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
+def execute(program: Program, command: Run[Any]) -> None:
+    """Runs what the folder does not hold yet, and writes the results."""
+    began, config, backend = monotonic(), command.config, backend_name(command.runtime.backend)
+    settings = {"program": program.name, "backend": backend, program.name: program.settings(config)}
+    out = command.out or Path("results") / program.name
+    with RunFolder.open(out, settings, backend=runtime_words(command.runtime.backend), seed=config.seed) as folder:
+        sweeps, before = program.sweeps(config, backend), _seconds_before(folder)
+        executor = local_executor(command.runtime.processes)
+        with progress(sum(len(sweep.configs) for sweep in sweeps), program.name) as bar:
+            rows = {sweep.kind: run_trials(folder.store, sweep.kind, sweep.configs, sweep.fn, bar, executor) for sweep in sweeps}
+        _finish(program, folder, config, rows, round(before + monotonic() - began), backend)
+
+
+def rebuild(programs: Mapping[str, Program], path: Path) -> None:
+    """Reads a run's configuration and stored trials, and writes its results again."""
+    stored = stored_config(path)
+    name, backend = str(stored.get("program")), stored.get("backend", "numpy")
+    if name not in programs:
+        raise RunError(f"{path} holds no run of this program (program={name!r})")
+    program = programs[name]
+    config = parse(program, stored[name], f"{path} holds settings that this version does not know: use the version that wrote it")
+    with RunFolder.open(path, stored, backend=backend, seed=config.seed) as folder:
+        rows = {sweep.kind: _stored(folder, sweep) for sweep in program.sweeps(config, backend)}
+        _finish(program, folder, config, rows, _seconds_before(folder), backend)
+
+
+def parse(program: Program, settings: Mapping[str, Any], otherwise: str) -> Any:
+    """The program's configuration from settings by name; RunError with the line `otherwise` where they do not fit."""
+    try:
+        return tyro.cli(program.config, args=options(settings), console_outputs=False)
+    except (SystemExit, ValueError, KeyError) as error:
+        raise RunError(otherwise) from error
+
+
+def _finish(program: Program, folder: RunFolder, config: Any, rows: Rows, seconds: int, backend: str) -> None:
+    counts = sum(map(len, rows.values())), sum(len(failures(group)) for group in rows.values())
+    facts = Facts(*counts, seconds, backend)
+    program.finish(folder, config, rows, facts)
+    print(f"{facts.trials} trials, {facts.failed} failed, {facts.seconds} s, {facts.backend}\nreport: {folder.path / 'report.md'}")
+
+
+def _seconds_before(folder: RunFolder) -> int:
+    """Working time that the folder's summary tells of, 0 where there is none yet."""
+    try:
+        return int(json.loads((folder.path / "summary.json").read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _stored(folder: RunFolder, sweep: Sweep) -> list[Row]:
+    rows = [folder.store.get(sweep.kind, config) for config in sweep.configs]
+    found = [row for row in rows if row is not None]
+    if len(found) < len(rows):
+        raise RunError(f"{folder.path} holds {len(found)} of {len(rows)} {sweep.kind} trials: finish the run first")
+    return found
