@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from realdata import data, distill, evaluate
@@ -14,8 +13,9 @@ from realdata.artefact import read_set
 from realdata.config import PRESETS, DistillConfig
 from realdata.distill import Runtime
 from realdata.evaluate import Evaluation
+from realdata.task import device_named
 from sims.lab.files import RunError
-from sims.lab.options import with_preset
+from sims.lab.options import parse_words, with_preset
 from sims.lab.progress import duration
 from sims.lab.report import terminal_table
 from sims.lab.run import main_guard
@@ -69,7 +69,7 @@ Command = Annotated[Data, subcommand("data")] | Annotated[Distill, subcommand("d
 def main(words: list[str] | None = None) -> None:
     """Runs the command in `words` (the command line by default)."""
     words = list(sys.argv[1:] if words is None else words)
-    command = tyro.cli(Command, args=with_preset(words, {"distill": PRESETS}), prog="python -m realdata")
+    command = parse_words(Command, with_preset(words, {"distill": PRESETS}), "python -m realdata")
     match command:
         case Data():
             verify(command)
@@ -77,6 +77,8 @@ def main(words: list[str] | None = None) -> None:
             config = command.config
             out = command.out or Path("results") / f"{config.dataset}-{config.method}-ipc{config.ipc}"
             root = command.root or data.default_root(config.dataset)
+            if command.preset is None and device_named(command.runtime.device).type == "cpu":
+                print("note: the settings without a preset are those of a GPU run; --preset cpu takes minutes", file=sys.stderr)
             report(out, distill.run(config, root, out, command.runtime, resume=command.resume))
         case Evaluate():
             root = command.root or data.default_root(read_set(command.artefact).config.dataset)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
 from tyro.conf import Positional, subcommand
 
 from sims.command import PRESETS, Program, Run, execute, rebuild
 from sims.encode.command import PROGRAM as ENCODE
-from sims.lab.options import with_preset
+from sims.lab.options import parse_words, with_preset
 from sims.lab.run import RunError, main_guard
 from sims.scaling.command import PROGRAM as SCALING
 
@@ -38,7 +37,7 @@ def main(words: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if words is None else words)
     folders = {name: PRESETS / name for name in PROGRAMS}
     default = PROGRAMS[words[0]].preset if words and words[0] in PROGRAMS else None
-    command = tyro.cli(_command_type(), args=with_preset(words, folders, default), prog="python -m sims")
+    command = parse_words(_command_type(), with_preset(words, folders, default), "python -m sims")
     if isinstance(command, Report):
         if not command.folders:
             raise RunError("report needs at least one run folder: python -m sims report DIR ..")

@@ -1,12 +1,18 @@
-"""Presets as command-line words: a TOML file of settings turned into options that stand before the user's own, so the last one wins.
+"""The command line: presets as words, and words as a typed command, with one line where they do not fit.
 
-Presets, command line and stored configurations thus pass the same checks.
+A preset is a TOML file of settings turned into options that stand before the user's own, so the last one wins. Presets, command line and
+stored configurations thus pass the same checks.
 """
 
+import io
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from sims.lab.files import RunError
 
@@ -59,3 +65,31 @@ def with_preset(words: Sequence[str], folders: Mapping[str, Path], default: str 
         return list(words)
     name = chosen_preset(words) or default
     return list(words) if name is None else [words[0], *preset_options(folders[words[0]], name), *words[1:]]
+
+
+def parse_words(kind: Any, words: Sequence[str], prog: str) -> Any:
+    """The command of type `kind` in the words. --help prints and exits; RunError with one line where the words do not parse."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(kind, args=list(words), prog=prog)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise RunError(_one_line(said.getvalue()) or f"the command line does not parse: see {prog} --help") from end
+
+
+def _one_line(box: str) -> str:
+    """The text of an error box: its parts, parted by semicolons, without frame, title and the option's own help."""
+    parts, part = [], []
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines():
+        text = line.strip("│ ")
+        if line.startswith("╭") or not text:
+            continue
+        if set(text) <= set("─╰╯") or line.startswith("╰"):
+            parts.append(" ".join(part))
+            part = []
+        else:
+            part.append(text)
+    kept = (text.rstrip(".") for text in parts if text and not text.startswith("Argument helptext"))
+    return "; ".join(re.sub("^For full helptext, (run|see) ", "see ", text) for text in kept)

@@ -1,11 +1,12 @@
 """Presets as words of the command line."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from sims.lab.files import RunError
-from sims.lab.options import chosen_preset, options, preset_options, with_preset
+from sims.lab.options import chosen_preset, options, parse_words, preset_options, with_preset
 
 
 def test_settings_become_options() -> None:
@@ -59,3 +60,34 @@ def test_presets_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(RunError, match=r"folder\.toml cannot be read"):
         preset_options(tmp_path, "folder")
+
+
+@dataclass(frozen=True)
+class Small:
+    """A command."""
+
+    d: int = 3
+    """Input dimension."""
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--d", "x"], r"^Error parsing --d: .*'x'.*; see program --help$"),
+        (["--e", "4"], r"^Unrecognized options: --e.*; see program --help$"),
+        (["--d"], r"--d"),
+    ],
+)
+def test_words_that_do_not_parse_end_in_one_line(words: list[str], line: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RunError, match=line) as caught:
+        parse_words(Small, words, "program")
+    assert not set("\n╭│─╰") & set(str(caught.value))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_words_that_parse_make_the_command_and_help_goes_to_the_reader(capfd: pytest.CaptureFixture[str]) -> None:
+    assert parse_words(Small, ["--d", "5"], "program") == Small(5)
+    with pytest.raises(SystemExit) as end:
+        parse_words(Small, ["--help"], "program")
+    assert end.value.code == 0
+    assert "Input dimension." in capfd.readouterr().out
