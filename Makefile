@@ -9,16 +9,16 @@ ONE    := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e .
+	$(PIP) -e '.[cluster]'
 	touch $@
 
 $(VENV)/.all: $(VENV)/.core
 	$(PIP) torch==2.13.0
-	$(PIP) -e '.[images,dev]'
+	$(PIP) -e '.[cluster,images,dev]'
 	touch $@
 
 demo: $(VENV)/.core         ## the scaling-law experiment (about three minutes on two cores)
-	$(BIN)/python -m sims scaling --preset demo --out results/demo
+	$(BIN)/python -m sims scaling --preset demo --workers 0 --out results/demo
 
 test: $(VENV)/.all          ## everything that needs no GPU (ten minutes or less on two cores)
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" tests --ignore tests/benchmarks

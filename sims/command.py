@@ -20,8 +20,8 @@ from sims.lab.options import options
 from sims.lab.progress import progress
 from sims.lab.run import RunError, RunFolder, stored_config
 from sims.lab.store import Row
-from sims.lab.sweep import Sweep, failures, run_trials
-from sims.lab.workers import local_executor
+from sims.lab.sweep import Executor, Sweep, failures, run_sweeps
+from sims.lab.workers import executor_for
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -63,22 +63,25 @@ class Program:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where the work is done; the results do not depend on the number of workers."""
+    """Where the work is done; the results do not depend on it, the number of workers included."""
 
     backend: str = "auto"
     """Arrays: auto (CuPy where a device answers), numpy or cupy."""
-    workers: int = 0
-    """Local processes, one thread each; 0 is one a processor core."""
+    workers: int = 1
+    """Local processes, one thread each: 1 is this one, 0 is one a processor core. More than one needs the cluster extra."""
+    scheduler: str | None = None
+    """Address tcp://host:port of a running Dask scheduler whose workers do the trials (cluster extra)."""
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise ValueError(f"the number of workers must be >= 0: workers={self.workers}")
+        if self.scheduler is not None and self.workers != 1:
+            raise ValueError(f"local workers and a scheduler exclude each other: workers={self.workers}, scheduler={self.scheduler!r}")
         backend_name(self.backend)
 
-    @property
-    def processes(self) -> int:
-        """Number of worker processes."""
-        return self.workers or len(os.sched_getaffinity(0))
+    def executor(self) -> Executor:
+        """What carries the trials out."""
+        return executor_for(self.workers or len(os.sched_getaffinity(0)), self.scheduler)
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,11 @@ def execute(program: Program, command: Run[Any]) -> None:
     """Runs what the folder does not hold yet, and writes the results."""
     began, config, backend = monotonic(), command.config, backend_name(command.runtime.backend)
     settings = {"program": program.name, "backend": backend, program.name: program.settings(config)}
-    out = command.out or Path("results") / program.name
+    out, executor = command.out or Path("results") / program.name, command.runtime.executor()
     with RunFolder.open(out, settings, backend=runtime_words(command.runtime.backend), seed=config.seed) as folder:
         sweeps, before = program.sweeps(config, backend), _seconds_before(folder)
-        executor = local_executor(command.runtime.processes)
         with progress(sum(len(sweep.configs) for sweep in sweeps), program.name) as bar:
-            rows = {sweep.kind: run_trials(folder.store, sweep.kind, sweep.configs, sweep.fn, bar, executor) for sweep in sweeps}
+            rows = run_sweeps(folder.store, sweeps, bar, executor)
         _finish(program, folder, config, rows, round(before + monotonic() - began), backend)
 
 
@@ -114,7 +116,7 @@ def rebuild(programs: Mapping[str, Program], path: Path) -> None:
         raise RunError(f"{path} holds no run of this program (program={name!r})")
     program = programs[name]
     config = parse(program, stored[name], f"{path} holds settings that this version does not know: use the version that wrote it")
-    with RunFolder.open(path, stored, backend=backend, seed=config.seed) as folder:
+    with RunFolder.open(path, stored, record=False) as folder:
         rows = {sweep.kind: _stored(folder, sweep) for sweep in program.sweeps(config, backend)}
         _finish(program, folder, config, rows, _seconds_before(folder), backend)
 

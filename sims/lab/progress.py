@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import StringIO
-from typing import Protocol, TextIO, runtime_checkable
+from typing import IO, Protocol, cast, runtime_checkable
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +18,17 @@ from rich.progress import Progress as RichProgress
 EVERY = 30.0  # seconds between plain lines
 
 Clock = Callable[[], float]
-Stream = TextIO | StringIO
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Any text stream: a terminal, a file, a StringIO, or whatever stands in for stderr."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+    def isatty(self) -> bool: ...
 
 
 @runtime_checkable
@@ -81,7 +90,7 @@ class Meter:
 @contextmanager
 def progress(total: int, label: str, *, stream: Stream | None = None, clock: Clock = time.monotonic) -> Iterator[Meter]:
     """A Bar over `total` steps named `label`, on `stream` (stderr). A last plain line says how many were done in what time."""
-    out = sys.stderr if stream is None else stream
+    out: Stream = sys.stderr if stream is None else stream
     if out.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
         with _live(total, label, out, clock) as meter:
             yield meter
@@ -109,7 +118,7 @@ class _Lines:
 
 @contextmanager
 def _live(total: int, label: str, stream: Stream, clock: Clock) -> Iterator[Meter]:
-    console = Console(file=stream, force_terminal=True)
+    console = Console(file=cast(IO[str], stream), force_terminal=True)
     columns = TextColumn(escape(label)), BarColumn(), TextColumn("{task.fields[status]}", markup=False)
     with RichProgress(*columns, console=console, get_time=clock, refresh_per_second=4) as bar:
         task = bar.add_task("", total=total, status="")

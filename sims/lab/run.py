@@ -42,11 +42,13 @@ class RunFolder:
         free: Collection[str] = (),
         backend: str = "numpy",
         seed: int | None = None,
+        record: bool = True,
     ) -> "RunFolder":
         """Creates the folder or takes up the run that lies in it, and locks it.
 
         config  what determines the results (nested dicts allowed; a None entry is left out, TOML has no null)
         free    dotted names that may change from start to start, such as "workers": written, never compared
+        record  whether this start enters env.json; a program that only reads the trials leaves it as it is
         Raises RunError for a folder in use, of another configuration, of something else, or not writable; with resume=False
         also for one that holds a run already.
         """
@@ -64,7 +66,8 @@ class RunFolder:
                 _refuse_other(path, tomllib.loads(asked), free)
             else:
                 atomic_write(path / "config.toml", asked)
-            _record_environment(path / "env.json", environment(backend, seed))
+            if record:
+                _record_environment(path / "env.json", environment(backend, seed))
         except BaseException:
             os.close(lock)
             raise

@@ -32,7 +32,8 @@ class Sweep:
     configs: tuple[dict[str, Any], ...]
 
 
-Executor = Callable[[Trial, Sequence[Config]], Iterator[tuple[int, Outcome]]]
+Task = tuple[Trial, Config]
+Executor = Callable[[Sequence[Task]], Iterator[tuple[int, Outcome]]]
 
 
 def attempt(fn: Trial, config: Config) -> Outcome:
@@ -43,39 +44,41 @@ def attempt(fn: Trial, config: Config) -> Outcome:
         return Outcome(failed=str(error) or "numerical failure")
 
 
-def serial(fn: Trial, configs: Sequence[Config]) -> Iterator[tuple[int, Outcome]]:
+def serial(tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
     """The executor that runs the trials here, in order."""
-    for i, config in enumerate(configs):
+    for i, (fn, config) in enumerate(tasks):
         yield i, attempt(fn, config)
 
 
-def run_trials(
-    store: TrialStore, kind: str, configs: Sequence[Config], fn: Trial, progress: Bar | None = None, executor: Executor = serial
-) -> list[Row]:
-    """One row a configuration, in their order. Stored trials are not run again; each new one is stored as soon as it ends.
+def run_sweeps(
+    store: TrialStore, sweeps: Sequence[Sweep], progress: Bar | None = None, executor: Executor = serial
+) -> dict[str, list[Row]]:
+    """By kind, one row a configuration, in their order. Stored trials are not run again; each new one is stored as soon as it ends.
 
-    A trial that fails numerically is stored with its message in `failed` and is not tried again; `failures(rows)` counts them.
-    For an executor that crosses processes `fn` must be importable there (a module-level function).
+    The executor is given what is missing of all sweeps at once, so that no worker waits for the last trial of a kind. A trial that
+    fails numerically is stored with its message in `failed` and is not tried again; `failures(rows)` counts them.
     """
     bar = Silent() if progress is None else progress
-    keys = [trial_key(kind, config) for config in configs]
+    keys = {sweep.kind: [trial_key(sweep.kind, config) for config in sweep.configs] for sweep in sweeps}
     rows: dict[str, Row] = {}
-    pending: dict[str, Config] = {}
-    for key, config in zip(keys, configs, strict=True):
-        row = rows.get(key) or store.get(kind, config)
-        if row is not None or key in pending:
-            bar.skip()
-        if row is not None:
-            rows[key] = row
-        else:
-            pending[key] = config
-    names, todo = list(pending), list(pending.values())
+    pending: dict[str, tuple[str, Task]] = {}
+    for sweep in sweeps:
+        for key, config in zip(keys[sweep.kind], sweep.configs, strict=True):
+            row = rows.get(key) or store.get(sweep.kind, config)
+            if row is not None or key in pending:
+                bar.skip()
+            if row is not None:
+                rows[key] = row
+            else:
+                pending[key] = sweep.kind, (sweep.fn, config)
     failed = len(failures(list(rows.values())))
-    for i, outcome in executor(fn, todo):
-        rows[names[i]] = row = _stored(store, kind, todo[i], outcome)
+    names = list(pending)
+    for i, outcome in executor([task for _, task in pending.values()]):
+        kind, (_, config) = pending[names[i]]
+        rows[names[i]] = row = _stored(store, kind, config, outcome)
         failed += row["failed"] is not None
         bar.advance(note=f"{failed} failed" if failed else "")
-    return [rows[key] for key in keys]
+    return {kind: [rows[key] for key in group] for kind, group in keys.items()}
 
 
 def failures(rows: Sequence[Row]) -> list[Row]:

@@ -1,6 +1,7 @@
 """Progress: a live bar on a terminal, a plain line every 30 seconds elsewhere, by a clock that the test turns."""
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,30 @@ def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch)
     shown = drive(Terminal(), 10, 12.0)
     assert "\x1b" not in shown
     assert shown.endswith("trials [d]: 10/10 in 2 min 00 s\n")
+
+
+def test_any_text_stream_will_do(tmp_path: Path) -> None:
+    class Plain:
+        """Neither a TextIO nor a StringIO: what a test runner or a notebook puts in the place of stderr."""
+
+        def __init__(self) -> None:
+            self.text = ""
+
+        def write(self, text: str, /) -> None:
+            self.text += text
+
+        def flush(self) -> None:
+            pass
+
+        def isatty(self) -> bool:
+            return False
+
+    plain = Plain()
+    with open(tmp_path / "log", "w") as file:
+        for stream in (plain, file):
+            with progress(1, "t", stream=stream, clock=Hand()) as bar:
+                bar.advance()
+    assert plain.text == (tmp_path / "log").read_text() == "t: 1/1 in 0.0 s\n"
 
 
 def test_steps_found_done_are_no_speed_and_notes_stay() -> None:

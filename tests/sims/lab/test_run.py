@@ -47,6 +47,15 @@ def test_the_same_configuration_resumes_and_each_start_is_on_record(tmp_path: Pa
         RunFolder.open(tmp_path / "run", CONFIG, resume=False)
 
 
+def test_a_reader_takes_the_lock_and_leaves_the_record(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, CONFIG, seed=1):
+        pass
+    before = (tmp_path / "env.json").read_bytes()
+    with RunFolder.open(tmp_path, CONFIG, record=False), pytest.raises(RunError, match="in use by another run"):
+        RunFolder.open(tmp_path, CONFIG)
+    assert (tmp_path / "env.json").read_bytes() == before
+
+
 def test_another_configuration_is_refused_with_the_names_that_differ(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, CONFIG | {"workers": 2}):
         pass
@@ -117,7 +126,7 @@ SWEEP = """
 import os, sys, time
 from pathlib import Path
 from sims.lab.run import RunFolder, main_guard
-from sims.lab.sweep import run_trials
+from sims.lab.sweep import Sweep, run_sweeps
 
 def trial(config):
     with open(Path(sys.argv[1]) / "calls.log", "a") as log:
@@ -129,7 +138,7 @@ def trial(config):
 @main_guard
 def main():
     with RunFolder.open(sys.argv[1], {"a": 1}) as run:
-        run_trials(run.store, "risk", [{"i": i} for i in range(4)], trial)
+        run_sweeps(run.store, [Sweep("risk", trial, tuple({"i": i} for i in range(4)))])
 
 main()
 """

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sims.lab.store import TrialStore
-from sims.lab.sweep import Config, Outcome, Trial, attempt, failures, run_trials, serial
+from sims.lab.progress import Bar
+from sims.lab.store import Row, TrialStore
+from sims.lab.sweep import Config, Executor, Outcome, Sweep, Task, Trial, attempt, failures, run_sweeps, serial
 
 
 class Recorder:
@@ -32,10 +33,16 @@ def square(config: Config) -> Mapping[str, Any]:
     return {"v": config["i"] ** 2 / 10, "at": None}
 
 
-def shuffled(fn: Trial, configs: Sequence[Config]) -> Iterator[tuple[int, Outcome]]:
-    order = list(range(len(configs)))
+def shuffled(tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+    order = list(range(len(tasks)))
     random.Random(0).shuffle(order)
-    yield from ((i, attempt(fn, configs[i])) for i in order)
+    yield from ((i, attempt(*tasks[i])) for i in order)
+
+
+def run_trials(
+    store: TrialStore, kind: str, configs: Sequence[dict[str, Any]], fn: Trial, bar: Bar | None = None, executor: Executor = serial
+) -> list[Row]:
+    return run_sweeps(store, [Sweep(kind, fn, tuple(configs))], bar, executor)[kind]
 
 
 @given(
@@ -90,3 +97,17 @@ def test_any_other_exception_stops_the_sweep_and_keeps_what_was_done(tmp_path: P
     with pytest.raises(ZeroDivisionError):
         run_trials(TrialStore(tmp_path), "t", [{"i": i} for i in range(4)], trial)
     assert sorted(row["i"] for row in TrialStore(tmp_path).rows("t")) == [0, 1]
+
+
+def test_the_kinds_of_a_run_are_handed_out_together(tmp_path: Path) -> None:
+    handed: list[int] = []
+
+    def counted(tasks: Sequence[Task]) -> Iterator[tuple[int, Outcome]]:
+        handed.append(len(tasks))
+        return shuffled(tasks)
+
+    two = [Sweep("sq", square, tuple({"i": i} for i in range(3))), Sweep("also", square, tuple({"i": i} for i in range(5)))]
+    rows = run_sweeps(TrialStore(tmp_path), two, executor=counted)
+    assert handed == [8]
+    assert {kind: [row["i"] for row in group] for kind, group in rows.items()} == {"sq": [0, 1, 2], "also": [0, 1, 2, 3, 4]}
+    assert all(row["kind"] == kind for kind, group in rows.items() for row in group)
