@@ -123,7 +123,9 @@ time.sleep(60)
 """
 
 SWEEP = """
-import os, sys, time
+import os, signal, sys, time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell hands it down ignored
 from pathlib import Path
 from sims.lab.run import RunFolder, main_guard
 from sims.lab.sweep import Sweep, run_sweeps
