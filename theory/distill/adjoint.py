@@ -9,7 +9,7 @@ the slots, each step backwards is
 
 What is stored is the path itself, (theta, slots, g) a step, and no graph; so memory beyond that is one step's product. The slots'
 cotangents start from zero at the window's end and are dropped at its start, where the slots count as given. Recomputing each step from
-its stored state goes back to Maclaurin et al., ICML 2015; the sweep itself is derived here.
+its stored state goes back to Maclaurin et al., ICML 2015; the sweep itself is derived here. Where asked, Hc comes from a low-rank Hessian.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,36 @@ from typing import Any
 
 import numpy as np
 
+from theory.distill.curvature import LowRankHessian, Sketch
 from theory.distill.inner_optim import InnerOptimiser, Slots
-from theory.distill.leaves import Leaves, add, norm, zeros_like
+from theory.distill.leaves import Leaves, add, dot, norm, size, zeros_like
 from theory.distill.problem import Diverged, InnerProblem, Noise
 from theory.distill.truncation import Window
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a meta-gradient asked of the problem, and what it kept; costs of several runs add."""
+
+    gradients: int = 0
+    """Inner gradients: plain steps, recorded or not."""
+    products: int = 0
+    """Joint products (Hc, Mc)."""
+    mixed: int = 0
+    """Products Mc alone, where a low-rank Hessian gives Hc."""
+    hessian_products: int = 0
+    """Hessian-vector products spent on low-rank Hessians."""
+    stored_floats: int = 0
+    """Floats of recorded states and gradients, at most at a time in a run."""
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(
+            self.gradients + other.gradients,
+            self.products + other.products,
+            self.mixed + other.mixed,
+            self.hessian_products + other.hessian_products,
+            max(self.stored_floats, other.stored_floats),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +75,8 @@ class Tape:
     entries: tuple[TapeEntry, ...]
     end: State
     gradient_norms: tuple[float, ...]
-    """||g_t|| for t = 0 .. stop - 1 where asked for, else empty."""
+    """||g_t|| of every step that was run where asked for, else empty."""
+    cost: Cost = Cost()
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +87,7 @@ class Sweep:
     grad_log_lr: Any
     lam: Leaves
     slots: Slots
+    cost: Cost
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is found at the end and named
@@ -72,38 +100,81 @@ def unroll(
     window: Window,
     *,
     profile: bool = False,
+    steps: int | None = None,
 ) -> Tape:
     """Runs window.stop steps from theta and records those of the window.
 
-    `noises` holds one draw a step (at least window.stop). `profile` also keeps ||g_t|| of every step.
+    `noises` holds one draw a step. `profile` also keeps ||g_t|| of every step. `steps` > window.stop runs on to that step for the
+    norms alone; the end of the tape stays the state at window.stop.
     """
-    if len(noises) < window.stop:
-        raise ValueError(f"need one noise a step: {len(noises)} given, window stops at {window.stop}")
-    state = State(theta, optimiser.init(theta), 0)
+    steps = window.stop if steps is None else max(steps, window.stop)
+    if len(noises) < steps:
+        raise ValueError(f"need one noise a step: {len(noises)} given, the run stops at {steps}")
+    state = end = State(theta, optimiser.init(theta), 0)
     entries: list[TapeEntry] = []
-    norms: list[float] = []
-    for t in range(window.stop):
+    squares: list[Any] = []
+    for t in range(steps):
         g = problem.gradient(state.theta, s, noises[t])
         if profile:
-            norms.append(norm(g))
-        if t >= window.start:
+            squares.append(dot(g, g))  # read at the end: on a device the run need not wait for it
+        if window.start <= t < window.stop:
             entries.append(TapeEntry(state, g, noises[t]))
         theta_next, slots_next = optimiser.step(state.theta, state.slots, t, g)
         state = State(theta_next, slots_next, t + 1)
-    size = norm(state.theta)
-    if not size < float("inf"):
-        raise Diverged(f"inner run diverged: ||theta|| = {size} after {window.stop} steps; lower the inner step size (lr={optimiser.lr})")
-    return Tape(tuple(entries), state, tuple(norms))
+        if t + 1 == window.stop:
+            end = state
+    length = norm(state.theta)
+    if not length < float("inf"):
+        raise Diverged(f"inner run diverged: ||theta|| = {length} after {steps} steps; lower the inner step size (lr={optimiser.lr})")
+    floats = size(theta) * (2 + len(end.slots)) * len(entries)
+    return Tape(tuple(entries), end, tuple(float(q) ** 0.5 for q in squares), Cost(gradients=steps, stored_floats=floats))
 
 
-def sweep(problem: InnerProblem, optimiser: InnerOptimiser, s: Leaves, tape: Tape, lam: Leaves) -> Sweep:
-    """Transposes the recorded window: from lam = d objective / d theta_stop to d objective / d S."""
+def cut(tape: Tape, window: Window) -> Tape:
+    """The part of a tape that starts at step 0 which a shorter run would have recorded: `window`, chosen once the run is known."""
+    end = tape.entries[window.stop].state if window.stop < len(tape.entries) else tape.end
+    return Tape(tape.entries[window.start : window.stop], end, tape.gradient_norms, tape.cost)
+
+
+def sweep(
+    problem: InnerProblem,
+    optimiser: InnerOptimiser,
+    s: Leaves,
+    tape: Tape,
+    lam: Leaves,
+    hessian: LowRankHessian | None = None,
+    rng: np.random.Generator | None = None,
+) -> Sweep:
+    """Transposes the recorded window: from lam = d objective / d theta_stop to d objective / d S.
+
+    With `hessian`, Hc comes from its sketches, whose test matrices `rng` draws; exact otherwise.
+    """
+    if hessian is not None and rng is None:
+        raise ValueError("a low-rank Hessian draws test matrices: give the sweep a generator, rng=None")
     grad_s = zeros_like(s)
     mu = tuple(zeros_like(slot) for slot in tape.end.slots)
     grad_log_lr: Any = 0.0
+    sketch, cost = None, Cost()
     for entry in reversed(tape.entries):
         state = entry.state
         lam, mu, c, d_lr = optimiser.adjoint(state.theta, state.slots, state.t, entry.g, lam, mu)
-        h_c, m_c = problem.second_order(state.theta, s, entry.xi, c)
+        if hessian is None or rng is None:
+            h_c, m_c = problem.second_order(state.theta, s, entry.xi, c)
+            cost += Cost(products=1)
+        else:
+            sketch, spent = _sketched(problem, s, entry, hessian, sketch, rng)
+            h_c, m_c = sketch.apply(c), problem.mixed(state.theta, s, entry.xi, c)
+            cost += Cost(mixed=1, hessian_products=spent)
         lam, grad_s, grad_log_lr = add(lam, h_c), add(grad_s, m_c), grad_log_lr + optimiser.lr * d_lr
-    return Sweep(grad_s, grad_log_lr, lam, mu)
+    return Sweep(grad_s, grad_log_lr, lam, mu, cost)
+
+
+def _sketched(
+    problem: InnerProblem, s: Leaves, entry: TapeEntry, hessian: LowRankHessian, sketch: Sketch | None, rng: np.random.Generator
+) -> tuple[Sketch, int]:
+    """The sketch that serves this step, and the Hessian-vector products it costs now."""
+    theta, t = entry.state.theta, entry.state.t
+    if sketch is not None and not hessian.stale(sketch, t, entry.g):
+        return sketch, 0
+    fresh = hessian.sketch(lambda u: problem.second_order(theta, s, entry.xi, u)[0], t, entry.g, rng)
+    return fresh, fresh.products

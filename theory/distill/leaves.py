@@ -59,3 +59,18 @@ def size(x: Leaves) -> int:
             count *= n
         total += count
     return total
+
+
+def flatten(x: Leaves) -> Array:
+    """All numbers of x as one array (p,)."""
+    return array_namespace(*x).concat([array_namespace(a).reshape(a, (-1,)) for a in x])
+
+
+def unflatten(flat: Array, like: Leaves) -> Leaves:
+    """The numbers of `flat` in the shapes of `like`."""
+    out, first = [], 0
+    for a in like:
+        last = first + size((a,))
+        out.append(array_namespace(flat).reshape(flat[first:last], a.shape))
+        first = last
+    return tuple(out)

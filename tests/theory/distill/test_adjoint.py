@@ -219,7 +219,7 @@ def test_empty_tape_leaves_the_cotangent_alone():
 
 def test_a_missing_draw_is_refused():
     scene = scene_of(np.random.default_rng(0), 3)
-    with pytest.raises(ValueError, match="3 given, window stops at 4"):
+    with pytest.raises(ValueError, match="3 given, the run stops at 4"):
         unroll(scene.student, SGD(0.1), scene.s, scene.theta, scene.noises, Window(0, 4))
 
 

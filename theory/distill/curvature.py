@@ -1,0 +1,86 @@
+"""A low-rank symmetric stand-in for the Hessian of the training loss, from Hessian-vector products alone.
+
+    H          d^2 loss / d theta^2 at one recorded step, p x p, never formed; u -> H u is one product of the problem
+    Omega      p x l Gaussian, l = min(k + oversample, p)
+    Y = H Omega;  `power` times Y <- H qr(Y);  Q = qr(Y);  B = Q^T H Q, symmetrised;  B = V diag(mu) V^T
+    H~ = U diag(mu) U^T with U = Q V, the k eigenpairs of largest |mu|, their signs kept
+
+(randomised range finder with power iterations: Halko, Martinsson, Tropp, SIAM Review 2011, algorithms 4.4 and 5.3.) It costs
+l (power + 2) Hessian-vector products and p k floats, while the exact sweep needs one product a step and forms no H either: work is saved
+only where one sketch serves more steps than it cost products. AT-BPTT (arXiv:2510.04838) puts H~ for H into the inner step's derivative;
+with Adam that is the factor d g / d theta alone, the rest of the step's adjoint is exact. rank = 0 takes d g / d theta = 0.
+
+Refresh, derived here: a sketch made at step t' serves step t while |t - t'| < max_age and ||g_t - g_t'|| < max_drift ||g_t'||. It belongs
+to one run: a sweep starts without one, since another start has other parameters and mostly another eigenspace.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+from array_api_compat import device as device_of
+
+from theory.distill.leaves import Array, Leaves, add, flatten, norm, scale, unflatten
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """H~ of one step: U (p, k), mu (k,), where it was taken, and the Hessian-vector products it cost."""
+
+    u: Array
+    mu: Array
+    t: int
+    g: Leaves
+    products: int
+
+    def apply(self, c: Leaves) -> Leaves:
+        """H~ c."""
+        return unflatten(self.u @ (self.mu * (self.u.T @ flatten(c))), c)
+
+
+@dataclass(frozen=True)
+class LowRankHessian:
+    """Rank k and accuracy of the sketch, and how long one serves. max_age = 1 makes one at every step."""
+
+    rank: int = 32
+    oversample: int = 4
+    power: int = 2
+    max_age: int = 20
+    max_drift: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, least in (("rank", 0), ("oversample", 0), ("power", 0), ("max_age", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"the low-rank Hessian needs {name} >= {least}: {name}={getattr(self, name)}")
+        if not self.max_drift > 0.0:
+            raise ValueError(f"the drift that a sketch survives must be positive: max_drift={self.max_drift}")
+
+    def stale(self, sketch: Sketch | None, t: int, g: Leaves) -> bool:
+        """Whether step t, whose gradient is g, needs a new sketch."""
+        if sketch is None or abs(sketch.t - t) >= self.max_age:
+            return True
+        drift = norm(add(g, scale(-1.0, sketch.g)))
+        return drift > 0.0 and drift >= self.max_drift * norm(sketch.g)
+
+    def sketch(self, hvp: Callable[[Leaves], Leaves], t: int, g: Leaves, rng: np.random.Generator) -> Sketch:
+        """H~ at step t, whose gradient g also gives shape, dtype and device of theta."""
+        flat = flatten(g)
+        xp, p = array_namespace(flat), flat.shape[0]
+        k = min(self.rank, p)
+        if k == 0:
+            return Sketch(xp.zeros((p, 0), dtype=flat.dtype, device=device_of(flat)), xp.zeros_like(flat[:0]), t, g, 0)
+        width = min(k + self.oversample, p)
+
+        def product(block: Any) -> Any:
+            return xp.stack([flatten(hvp(unflatten(block[:, j], g))) for j in range(width)], axis=1)
+
+        y = product(xp.asarray(rng.standard_normal((p, width)), dtype=flat.dtype, device=device_of(flat)))
+        for _ in range(self.power):
+            y = product(xp.linalg.qr(y)[0])
+        q = xp.linalg.qr(y)[0]
+        b = q.T @ product(q)
+        mu, v = xp.linalg.eigh(0.5 * (b + b.T))
+        kept = xp.argsort(xp.abs(mu), descending=True)[:k]
+        return Sketch(q @ xp.take(v, kept, axis=1), xp.take(mu, kept), t, g, width * (self.power + 2))
