@@ -16,7 +16,7 @@ ridge picked on held-out ones, squared error on test inputs; beside it the teach
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -27,7 +27,7 @@ from array_api_compat import device as device_of
 from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve
 
-from sims.lab.laws import Crossing, Slope, bootstrap_slope, crossing, percentile_interval
+from sims.lab.laws import Crossing, SampledLaw, crossing, sampled_law
 from theory.multi_index import make_link
 from theory.spectrum import Spectrum, criteria, least_points
 
@@ -131,11 +131,34 @@ def _host(a: Any) -> np.ndarray:
     return np.asarray(a.get() if hasattr(a, "get") else a, dtype=np.float64)
 
 
-def spectrum_grid(r: int, thresholds: Mapping[str, float] = THRESHOLDS, ratio: float = 1.15) -> tuple[int, ...]:
-    """A grid of M1 around the predicted least M1 of all criteria, three standard deviations of |xbar|^2 (chi^2_r) beyond on both sides."""
-    predicted = [least_points(r, name, threshold) for name, threshold in thresholds.items()]
+def predicted_points(r: int, name: str, common: float = 0.0) -> float | None:
+    """The least M1 that the typical spectrum predicts for a criterion at its threshold; None where that is under 2r, out of its range."""
+    try:
+        return least_points(r, name, THRESHOLDS[name], common)
+    except ValueError:
+        return None
+
+
+def spectrum_grid(r: int, ratio: float = 1.15) -> tuple[int, ...]:
+    """A grid of M1 around the predicted least M1 of all criteria, three standard deviations of |xbar|^2 (chi^2_r) beyond on both sides.
+
+    It starts above r points, below which the smallest eigenvalue is rounding error.
+    """
+    predicted = [predicted_points(r, name) or 2.0 * r for name in THRESHOLDS]
     spread = 1.0 + 3.0 * math.sqrt(2.0 / r)
-    return log_grid(min(predicted) / spread, max(predicted) * spread, ratio)
+    return log_grid(max(r + 1.0, min(predicted) / spread), max(predicted) * spread, ratio)
+
+
+def encoded_criteria(points: Float[Any, "M d"], index: Float[Any, "d r"], grid: Sequence[int]) -> dict[str, Float[np.ndarray, "G"]]:
+    """The criteria on S* of rows retrained on the first M real distilled points, M in `grid`, at infinite retraining width.
+
+    The second moment over isotropic u in R^d is exact; `index` (orthonormal columns) restricts it to S*.
+    """
+    x, basis = _host(points), _host(index)
+    means = nested_means(x, grid, np.ones((1, x.shape[0])))[0] @ basis
+    moments = basis.T @ second_moments(x, grid) @ basis
+    plain = moments + 0.25 * means[:, :, None] * means[:, None, :]
+    return criteria(Spectrum(np.linalg.eigvalsh(plain), np.linalg.eigvalsh(moments)))
 
 
 @dataclass(frozen=True)
@@ -241,18 +264,6 @@ def heldout_risk(features: Sequence[np.ndarray], labels: Sequence[np.ndarray], r
     return float(np.mean((test @ heads[int(np.argmin(errors))] - labels[2]) ** 2))
 
 
-@dataclass(frozen=True)
-class LeastPointsLaw:
-    """The least M1 over r: values (censored ones infinite), 95 % intervals, the slope over all r and between neighbours."""
-
-    r: tuple[int, ...]
-    points: tuple[float, ...]
-    intervals: tuple[tuple[float, float] | None, ...]
-    slope: Slope
-    local: tuple[float, ...]
-    local_intervals: tuple[tuple[float, float] | None, ...]
-
-
 def least_m1(grid: Sequence[int], curves: Float[np.ndarray, "D G"], threshold: float) -> Crossing:
     """The least M1 at which the median over draws of a criterion goes to its threshold, interpolated linearly in log-log.
 
@@ -269,24 +280,7 @@ def least_points_law(
     threshold: float,
     rng: np.random.Generator,
     resamples: int = 1000,
-) -> LeastPointsLaw:
+) -> SampledLaw:
     """`least_m1` at each r and its exponent in r; intervals from resampling the draws (whole curves) within each r."""
-
-    def statistic(again: bool) -> list[float]:
-        chosen = [c[rng.integers(0, len(c), len(c))] if again else c for c in curves]
-        return [least_m1(grid, c, threshold).rank for grid, c in zip(grids, chosen, strict=True)]
-
-    points = np.array(statistic(False))
-    table = np.array([statistic(True) for _ in range(resamples)])
-    rows = iter(table)
-    slope = bootstrap_slope(rs, points, lambda _: next(rows), rng=rng, n=min(map(len, curves)), resamples=resamples)
-    log_table = np.log(np.where(np.isfinite(table), table, np.nan))
-    step = np.diff(np.log(np.asarray(rs, float)))
-    return LeastPointsLaw(
-        tuple(rs),
-        tuple(points.tolist()),
-        tuple(percentile_interval(column)[0] for column in table.T),
-        slope,
-        tuple((np.diff(np.log(np.where(np.isfinite(points), points, np.nan))) / step).tolist()),
-        tuple(percentile_interval(column)[0] for column in (np.diff(log_table, axis=1) / step).T),
-    )
+    statistics = [lambda chosen, grid=grid: least_m1(grid, chosen, threshold).rank for grid in grids]
+    return sampled_law(rs, curves, statistics, rng=rng, resamples=resamples)

@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Real
 from scipy.optimize import nnls
+from scipy.stats import t as student_t
 
 LEAST_POINTS = 3
 COVERAGE = 0.95
@@ -91,11 +92,6 @@ def slope(x: Real[np.ndarray, " m"], y: Real[np.ndarray, " m"]) -> float:
     return round(float(u @ np.log(y) / (u @ u)), DECIMALS)
 
 
-def local_slopes(x: Real[np.ndarray, " m"], y: Real[np.ndarray, " m"]) -> Float[np.ndarray, " m-1"]:
-    """Slopes of log y on log x between neighbouring points."""
-    return np.diff(np.log(y)) / np.diff(np.log(x))
-
-
 @dataclass(frozen=True)
 class Slope:
     """A measured exponent. `exponent` and `interval` are None together, when there is no fit."""
@@ -140,6 +136,54 @@ def bootstrap_slope(
     return Slope(None if interval is None else slope(x[fitted], y[fitted]), interval, **head, lost=lost)
 
 
+@dataclass(frozen=True)
+class SampledLaw:
+    """A statistic at each x with the slope through it; intervals (95 %) from resampling the draws within each x, whole curves at a time."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]  # not in (0, inf) where censored
+    intervals: tuple[Interval | None, ...]
+    slope: Slope
+    local: tuple[float, ...]  # slopes between neighbours, NaN beside a censored one
+    local_intervals: tuple[Interval | None, ...]
+
+
+def sampled_law(
+    x: Sequence[float] | Real[np.ndarray, " m"],
+    draws: Sequence[np.ndarray],
+    statistics: Sequence[Callable[[np.ndarray], float]],
+    *,
+    rng: np.random.Generator,
+    resamples: int = 2000,
+) -> SampledLaw:
+    """statistics[i](draws[i]) over x, its slope and the slopes between neighbours, all intervals from the same resamples.
+
+    draws[i]       array (n_i, ...) whose first axis counts independent draws: numbers (with Crossing.rank for crossings), or whole curves
+    statistics[i]  draws[i] -> one number, not in (0, inf) when censored; for curves e.g. lambda c: crossing(g, np.median(c, 0), level).rank
+    """
+    draws = [np.asarray(values, float) for values in draws]
+    if not len(draws) == len(x) == len(statistics) or min((len(values) for values in draws), default=0) < 2:
+        raise ValueError(f"a slope needs at least 2 draws at each x: {len(x)} x with {[len(values) for values in draws]} draws")
+
+    def values(pick: Callable[[int], Any]) -> np.ndarray:
+        return np.array([f(curves[pick(len(curves))]) for f, curves in zip(statistics, draws, strict=True)])
+
+    y, table = values(np.arange), np.array([values(lambda n: rng.integers(0, n, n)) for _ in range(resamples)])
+    rows = iter(table)
+    found = bootstrap_slope(x, y, lambda _: next(rows), rng=rng, n=min(map(len, draws)), resamples=resamples)
+    seen = np.where(_observed(table), table, np.nan)
+    logs, best = np.log(seen), np.log(np.where(_observed(y), y, np.nan))
+    step = np.diff(np.log(np.asarray(x, float)))
+    return SampledLaw(
+        tuple(map(float, x)),
+        tuple(y.tolist()),
+        tuple(percentile_interval(column)[0] for column in seen.T),
+        found,
+        tuple((np.diff(best) / step).tolist()),
+        tuple(percentile_interval(column)[0] for column in (np.diff(logs, axis=1) / step).T),
+    )
+
+
 def power_law(
     x: Sequence[float] | Real[np.ndarray, " m"],
     draws: Sequence[np.ndarray],
@@ -148,20 +192,17 @@ def power_law(
     rng: np.random.Generator,
     resamples: int = 2000,
 ) -> Slope:
-    """The slope over x of statistic(draws[i]), the draws resampled within each x.
+    """The slope of `sampled_law` with one statistic at every x."""
+    return sampled_law(x, draws, [statistic] * len(draws), rng=rng, resamples=resamples).slope
 
-    draws[i]   array (n_i, ...) whose first axis counts independent draws: numbers (with Crossing.rank for crossings), or whole curves
-    statistic  draws[i] -> one number, not in (0, inf) when censored; for curves e.g. lambda c: crossing(g, np.median(c, 0), level).rank
-    """
-    draws = [np.asarray(values, float) for values in draws]
-    if len(draws) != len(x) or min((len(values) for values in draws), default=0) < 2:
-        raise ValueError(f"a slope needs at least 2 draws at each x: {len(x)} x with {[len(values) for values in draws]} draws")
 
-    def sample(rng: np.random.Generator) -> np.ndarray:
-        return np.array([statistic(values[rng.integers(0, len(values), len(values))]) for values in draws])
-
-    measured = np.array([statistic(values) for values in draws])
-    return bootstrap_slope(x, measured, sample, rng=rng, n=min(map(len, draws)), resamples=resamples)
+def mean_interval(values: Float[np.ndarray, " n"]) -> tuple[float, Interval]:
+    """Mean of n >= 2 independent values with Student's 95 % interval."""
+    if len(values) < 2 or not np.all(np.isfinite(values)):
+        raise ValueError(f"an interval of a mean needs at least 2 finite values: {values}")
+    mean = float(np.mean(values))
+    half = float(student_t.ppf(0.5 + 0.5 * COVERAGE, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return mean, (mean - half, mean + half)
 
 
 def percentile_interval(values: Float[np.ndarray, " R"]) -> tuple[Interval | None, float]:

@@ -22,12 +22,12 @@ import numpy as np
 from jaxtyping import Float
 
 from sims import population
-from sims.lab.laws import AdditiveFit, LawFit, additive_fit, bootstrap_slope, crossing, judge, percentile_interval, ranked_median, slope
+from sims.lab.laws import AdditiveFit, LawFit, SampledLaw, additive_fit, crossing, judge, ranked_median, sampled_law, slope
 from sims.lab.report import with_interval
 from sims.lab.run import RunError
 from sims.lab.store import Row
 from sims.scaling.experiment import CRITERIA, Scaling
-from theory.spectrum import ASYMPTOTIC_EXPONENT, least_points
+from theory.spectrum import ASYMPTOTIC_EXPONENT
 
 RISK_BOUND = 2.3
 LOCAL_TOLERANCE = 0.2
@@ -43,7 +43,7 @@ class Series:
     x: tuple[float, ...]
     y: tuple[float, ...]
     intervals: tuple[tuple[float, float] | None, ...]
-    predicted: tuple[float, ...] | None = None
+    predicted: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,35 +94,23 @@ def _least(grid: Sequence[int], level: float, factor: float = 1.0) -> Callable[[
     return lambda curves: factor * crossing(np.asarray(grid, float), np.median(curves, axis=0), level).rank
 
 
-def _fit(
-    xs: Sequence[int], draws: Sequence[np.ndarray], statistics: Sequence[Callable[[np.ndarray], float]], rng: np.random.Generator, n: int
-) -> tuple[Any, Series]:
-    """A slope whose statistic differs from x to x (its grid and factor do), and the series behind it."""
-
-    def resample(rng: np.random.Generator) -> np.ndarray:
-        return np.array([f(values[rng.integers(0, len(values), len(values))]) for f, values in zip(statistics, draws, strict=True)])
-
-    y = np.array([f(values) for f, values in zip(statistics, draws, strict=True)])
-    table = np.array([resample(rng) for _ in range(n)])
-    again = iter(table)
-    found = bootstrap_slope(list(xs), y, lambda _: next(again), rng=rng, n=min(map(len, draws)), resamples=n)
-    intervals = tuple(percentile_interval(np.where(np.isfinite(column), column, np.nan))[0] for column in table.T)
-    return found, Series(tuple(map(float, xs)), tuple(y.tolist()), intervals)
+def _series(law: SampledLaw, predicted: Sequence[float | None] | None = None) -> Series:
+    return Series(law.x, law.y, law.intervals, None if predicted is None else tuple(predicted))
 
 
 def _d_law(scaling: Scaling, rows: Rows, rng: np.random.Generator, resamples: int) -> tuple[LawFit, Series]:
     grid = scaling.m1_grid(scaling.base_r)
     draws = [_curves(sound_at(rows, "risk", d=d, r=scaling.base_r, L=scaling.base_L), lambda row: row["real"]) for d in scaling.d]
-    found, series = _fit(scaling.d, draws, [_least(grid, scaling.level, d) for d in scaling.d], rng, resamples)
-    return judge(found, predicted=1.0, asymptotic=1.0, rivals=(0.0, 2.0)), series
+    law = sampled_law(scaling.d, draws, [_least(grid, scaling.level, d) for d in scaling.d], rng=rng, resamples=resamples)
+    return judge(law.slope, predicted=1.0, asymptotic=1.0, rivals=(0.0, 2.0)), _series(law)
 
 
 def _head_law(rows: Rows, rng: np.random.Generator, resamples: int) -> tuple[LawFit, Series]:
     widths = sorted({row["L"] for row in rows["head"]})
     groups = [sound_at(rows, "head", L=width) for width in widths]
     draws = [np.array([math.inf if row["least"] is None else float(row["least"]) for row in group]) for group in groups]
-    found, series = _fit(widths, draws, [ranked_median] * len(widths), rng, resamples)
-    return judge(found, predicted=1.0, asymptotic=1.0, rivals=(0.0, 2.0)), replace(series, predicted=series.x)
+    law = sampled_law(widths, draws, [ranked_median] * len(widths), rng=rng, resamples=resamples)
+    return judge(law.slope, predicted=1.0, asymptotic=1.0, rivals=(0.0, 2.0)), _series(law, law.x)
 
 
 def _functional_law(scaling: Scaling, rows: Rows, init: str, rng: np.random.Generator, resamples: int) -> tuple[LawFit, Series]:
@@ -134,8 +122,8 @@ def _functional_law(scaling: Scaling, rows: Rows, init: str, rng: np.random.Gene
 
     draws = [_curves(sound_at(rows, "risk", d=scaling.base_d, r=scaling.base_r, L=width), relative) for width in scaling.L]
     statistics = [_least(scaling.m2_grid(width), scaling.functional_ratio) for width in scaling.L]
-    found, series = _fit(scaling.L, draws, statistics, rng, resamples)
-    return judge(found, asymptotic=1.0), series
+    law = sampled_law(scaling.L, draws, statistics, rng=rng, resamples=resamples)
+    return judge(law.slope, asymptotic=1.0), _series(law)
 
 
 def _spectrum_law(rows: Rows, name: str, rng: np.random.Generator, resamples: int) -> tuple[LawFit, Series, str | None]:
@@ -144,10 +132,10 @@ def _spectrum_law(rows: Rows, name: str, rng: np.random.Generator, resamples: in
     groups = [sound_at(rows, "spectrum", r=r) for r in rs]
     curves = [_curves(group, lambda row: row[name]) for group in groups]
     law = population.least_points_law(rs, [group[0]["grid"] for group in groups], curves, threshold, rng, resamples)
-    predicted = [least_points(r, name, threshold) for r in rs]
-    exponent = slope(np.array(rs, float), np.array(predicted))
+    predicted = [population.predicted_points(r, name) for r in rs]
+    exponent = slope(np.array(rs, float), np.array(predicted)) if all(predicted) else None
     fit = judge(law.slope, predicted=exponent, asymptotic=ASYMPTOTIC_EXPONENT[name], rivals=RIVALS[name])
-    series = Series(tuple(map(float, rs)), law.points, law.intervals, tuple(predicted))
+    series = _series(law, predicted)
     if name != "common_mode":
         return fit, series, None
     limit = ASYMPTOTIC_EXPONENT[name]
@@ -155,7 +143,7 @@ def _spectrum_law(rows: Rows, name: str, rng: np.random.Generator, resamples: in
     local = with_interval(law.local[-1], law.local_intervals[-1])
     verdict = "PASS" if near else "FAIL"
     remark = f"local slope from r = {rs[-2]} to {rs[-1]}: {local}, within {LOCAL_TOLERANCE} of {limit:g}: {verdict}"
-    return (fit if near or fit.verdict == "NO FIT" else replace(fit, verdict="FAIL")), series, remark
+    return (replace(fit, verdict="FAIL") if fit.verdict == "PASS" and not near else fit), series, remark
 
 
 def _risk_law(scaling: Scaling, rows: Rows, name: str, rng: np.random.Generator, resamples: int) -> tuple[LawFit, Series]:
@@ -163,8 +151,8 @@ def _risk_law(scaling: Scaling, rows: Rows, name: str, rng: np.random.Generator,
     groups = [sound_at(rows, "population-risk", r=r) for r in rs]
     draws = [_curves(group, lambda row: [risk / row["teacher"] for risk in row[name]]) for group in groups]
     statistics = [_least(group[0]["grid"], scaling.risk_ratio) for group in groups]
-    found, series = _fit(rs, draws, statistics, rng, resamples)
-    return judge(found, bound=RISK_BOUND, asymptotic=None), series
+    law = sampled_law(rs, draws, statistics, rng=rng, resamples=resamples)
+    return judge(law.slope, bound=RISK_BOUND, asymptotic=None), _series(law)
 
 
 def _additive(

@@ -174,7 +174,7 @@ def _law_figure(laws: Laws) -> Any:
         figures.points(
             right, series.x, series.y, series.intervals, f"{name.replace('_', ' ')}: {with_interval(fit.exponent, fit.interval)}", k
         )
-        right.plot(series.x, series.predicted or (), color=figures.colour(k), lw=1.2)
+        right.plot(series.x, np.array(series.predicted, float), color=figures.colour(k), lw=1.2)
     figures.log_log(right, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series["r_common_mode"].x)
     right.set_title("r: least points by criterion", fontsize=9)
     for axis in (left, middle, right):

@@ -185,11 +185,11 @@ def test_an_exact_power_law_is_recovered_with_its_interval():
     assert law.slope.interval is not None
     assert law.slope.interval[0] < 1.5 < law.slope.interval[1]
     assert law.slope.interval[1] - law.slope.interval[0] < 0.2
-    assert all(lo <= m <= hi for m, (lo, hi) in zip(law.points, law.intervals, strict=True))
+    assert all(lo <= m <= hi for m, (lo, hi) in zip(law.y, law.intervals, strict=True))
     assert all(lo <= a <= hi for a, (lo, hi) in zip(law.local, law.local_intervals, strict=True))
     late = least_points_law(rs, grids, [*curves[:3], 1e3 * curves[3]], 3.0, rng, resamples=50)
     assert late.slope.censored == 1
-    assert late.points[3] == math.inf
+    assert late.y[3] == math.inf
     assert late.intervals[3] is None
     assert late.local_intervals[2] is None
 

@@ -79,7 +79,7 @@ def test_every_trial_of_a_plan_has_its_own_configuration():
         ({"L": (64, 128)}, "at least three increasing values >= 1: L=[64, 128]"),
         ({"d": (16, 64, 32)}, "d=[16, 64, 32]"),
         ({"d": (0, 8, 16)}, "d=[0, 8, 16]"),
-        ({"r": (2, 4, 8)}, f"r >= {LEAST_R}: r=[2, 4, 8]"),
+        ({"r": (1, 4, 8)}, f"r >= {LEAST_R}: r=[1, 4, 8]"),
         ({"head_L": (31, 64, 128)}, "even width: L=31"),
         ({"r_real": (40,)}, "r=40 > d=32"),
         ({"base_L": 0}, "base_L=0"),

@@ -16,6 +16,7 @@ from theory.spectrum import (
     Spectrum,
     arcsine_degree_one,
     asymptotic_points,
+    common_part_moments,
     criteria,
     least_points,
     marchenko_pastur_quantiles,
@@ -184,3 +185,48 @@ def test_bad_input_is_refused():
         asymptotic_points(8, "reflected", 1.0)
     with pytest.raises(ValueError, match="met already"):
         least_points(8, "reflected", 1e6)
+
+
+@given(st.integers(2, 40), st.floats(0, 2))
+def test_common_part_moments_are_those_of_sampled_neurons_and_isotropic_without_one(r, common):
+    assert common_part_moments(r, 0.0) == pytest.approx((1 / (2 * math.pi * r),) * 2, rel=1e-6)
+    along, across = common_part_moments(r, common)
+    # tr A = (1/4) E|E_z[x sign(u.x)]|^2 in closed integrals, from another grid: one quadrature over t alone.
+    size = math.sqrt(common * r)
+
+    def energy(angle):
+        t = size * math.cos(angle)
+        spread, density = math.erf(t / math.sqrt(2)), 2 * math.exp(-t * t / 2) / math.sqrt(2 * math.pi)
+        return 0.25 * ((size * spread) ** 2 + 2 * t * spread * density + density**2) * math.sin(angle) ** (r - 2)
+
+    total = integrate.quad(energy, 0, math.pi)[0] / integrate.quad(lambda a: math.sin(a) ** (r - 2), 0, math.pi)[0]
+    assert along + (r - 1) * across == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize(("r", "m", "common"), [(4, 64, 0.1), (8, 200, 0.1), (8, 200, 0.4), (16, 400, 0.05)])
+def test_a_common_part_spreads_the_spectrum_as_predicted(r, m, common):
+    """Medians over draws of the exact second moment, within their own error and the 10 % that step 6 is good for."""
+    rng, values = np.random.default_rng(m), []
+    for _ in range(50):
+        c = rng.standard_normal(r)
+        x = rng.standard_normal((m, r)) + c * math.sqrt(common * r) / np.linalg.norm(c)
+        n = x / np.linalg.norm(x, axis=1, keepdims=True)
+        moment = x.T @ np.arcsin(np.clip(n @ n.T, -1, 1)) @ x / (2 * math.pi * m * m)
+        mean = x.mean(axis=0)
+        plain = np.linalg.eigvalsh(moment + np.outer(mean, mean) / 4)
+        values.append([v[0] if np.ndim(v) else v for v in criteria(Spectrum(plain[None], np.linalg.eigvalsh(moment)[None])).values()])
+    logs = np.log(values)
+    error = 1.25 * logs.std(axis=0) / math.sqrt(len(logs))
+    predicted = np.log(list(criteria(typical_spectrum(r, m, common)).values()))
+    without = np.log(list(criteria(typical_spectrum(r, m)).values()))
+    assert np.all(np.abs(np.median(logs, axis=0) - predicted) < 4 * error + 0.1)
+    assert np.abs(np.median(logs, axis=0) - without)[0] > 4 * error[0] + 0.1, "negative control: no common part"
+
+
+def test_a_common_part_can_put_a_criterion_out_of_reach():
+    for name, met in (("common_mode", False), ("conditioning", False), ("reflected", True)):
+        assert math.isfinite(least_points(8, name, THRESHOLDS[name], 0.1)) == met
+    with pytest.raises(ValueError, match="common=-1"):
+        common_part_moments(4, -1)
+    with pytest.raises(ValueError, match="r=1"):
+        common_part_moments(1, 0.1)

@@ -15,7 +15,6 @@ from sims.lab.laws import (
     bootstrap_slope,
     crossing,
     judge,
-    local_slopes,
     percentile_interval,
     power_law,
     ranked_median,
@@ -72,7 +71,6 @@ def test_crossings_take_integer_grids_and_infinite_values_and_refuse_nan() -> No
 def test_exact_power_laws_have_exact_slopes(a: float, c: float) -> None:
     y = c * X**a
     assert slope(X, y) == pytest.approx(a, abs=1e-12)
-    assert local_slopes(X, y) == pytest.approx(np.full(3, a), abs=1e-12)
     fit = power_law(X, [np.full(4, value) for value in y], rng=rng(), resamples=20)
     assert fit.interval == pytest.approx((a, a), abs=1e-12)
     assert fit.n == 4
