@@ -8,6 +8,7 @@ Arrays may come from any namespace (NumPy, CuPy, torch); randomness is drawn by 
 namespace sees the same numbers.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,12 +68,14 @@ def _spread(part: Array, rows: Batch, count: int) -> Array:
 class Student:
     """The inner problem: one training run of the two-layer network on S.
 
-    `points` is the number M of distilled points and is needed only with a `batch`. With `labels` given, S = (x,).
+    `points` is the number M of distilled points and is needed only with a `batch`. With `labels` given, S = (x,). `init_scale` multiplies
+    the whole start: the output's scale is its square, and a small start lets the rows turn before the head has fitted.
     """
 
     d: int
     width: int
     init_kind: str = "symmetric"
+    init_scale: float = 1.0
     points: int | None = None
     batch: int | None = None
     labels: Float[Any, "M"] | None = None
@@ -83,6 +86,8 @@ class Student:
     def __post_init__(self) -> None:
         if self.init_kind not in INITS:
             raise ValueError(f"unknown initialisation {self.init_kind!r}; known: {', '.join(sorted(INITS))}")
+        if not 0 < self.init_scale < math.inf:
+            raise ValueError(f"the scale of the start must be positive and finite: init_scale={self.init_scale}")
         if self.d < 1 or self.width < 1:
             raise ValueError(f"width and input dimension must be >= 1: L={self.width}, d={self.d}")
         if self.init_kind == "symmetric" and self.width % 2:
@@ -95,7 +100,7 @@ class Student:
 
     def init(self, rng: np.random.Generator) -> Leaves:
         """A fresh theta_0 in this problem's namespace, dtype and device."""
-        return zip_map(self.asarray, INITS[self.init_kind](self.d, self.width, rng))
+        return zip_map(lambda x: self.asarray(self.init_scale * x), INITS[self.init_kind](self.d, self.width, rng))
 
     def asarray(self, x: np.ndarray) -> Array:
         """A host array in this problem's namespace, dtype and device."""

@@ -3,8 +3,9 @@
     gradient matching (DC)      min_S  sum over initialisations of  dist(g_S(theta), g_T(theta))
     performance matching (DD)   min_S  real loss at the parameters trained on S
 
-Gradient matching needs no sweep: with c = d dist / d g_S its gradient in S is Mc, the problem's mixed product. Performance
-matching is an Objective for the sweep. Distances take (g_S, g_T) and return (value, c).
+Gradient matching needs no sweep: with c = d dist / d g_S its gradient in S is Mc, the problem's mixed product. With many inner steps
+it is summed along a training run on S whose states count as given (Zhao et al., ICLR 2021, algorithm 1): an objective of the path.
+Performance matching is an Objective for the sweep. Distances take (g_S, g_T) and return (value, c).
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from array_api_compat import array_namespace
 
-from theory.distill.leaves import Leaves, add, dot, scale
+from theory.distill.adjoint import Tape
+from theory.distill.leaves import Leaves, add, axpy, dot, scale, zeros_like
 from theory.distill.problem import InnerProblem, Noise
 
 Distance: TypeAlias = Callable[[Leaves, Leaves], tuple[float, Leaves]]
@@ -85,3 +87,35 @@ class PerformanceMatching:
     def value_and_grad(self, theta: Leaves, s: Leaves, xi: Noise) -> tuple[float, Leaves, None]:
         value, grad = self.real.loss_and_gradient(theta, xi)
         return value, grad, None
+
+
+@runtime_checkable
+class PathObjective(Protocol):
+    """A scalar function of S read along the recorded window of a run, the run's states being constants."""
+
+    def draw(self, rng: np.random.Generator) -> Noise:
+        """The noise of one evaluation, such as the indices of a real batch."""
+        ...
+
+    def along(self, problem: InnerProblem, s: Leaves, tape: Tape, xi: Noise) -> tuple[float, Leaves]:
+        """(value, d value / d S) over the tape's entries."""
+        ...
+
+
+@dataclass(frozen=True)
+class GradientMatching:
+    """mean over the window's states theta_t of dist(g_S(theta_t), g_T(theta_t)), g_T on one real batch."""
+
+    real: RealLoss
+    distance: Distance = squared
+
+    def draw(self, rng: np.random.Generator) -> Noise:
+        return self.real.draw(rng)
+
+    def along(self, problem: InnerProblem, s: Leaves, tape: Tape, xi: Noise) -> tuple[float, Leaves]:
+        value, grad_s, share = 0.0, zeros_like(s), 1.0 / len(tape.entries)
+        for entry in tape.entries:
+            theta = entry.state.theta
+            one, c = self.distance(entry.g, self.real.loss_and_gradient(theta, xi)[1])
+            value, grad_s = value + share * one, axpy(share, problem.mixed(theta, s, entry.xi, c), grad_s)
+        return value, grad_s
