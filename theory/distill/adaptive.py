@@ -19,7 +19,7 @@ Positions and lengths after AT-BPTT (Li et al., arXiv:2510.04838, dynamic trunca
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -64,6 +64,12 @@ def softmax(score: np.ndarray, temperature: float) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore"):
         weights = np.exp((score - score.max()) / temperature)
     return weights / weights.sum()
+
+
+def latest(norms: Sequence[Profile], before: Profile | None) -> Profile:
+    """The last norm seen at each step: the mean over runs of equal length as far as they went, and what was known `before` beyond."""
+    now = tuple(float(x) for x in np.mean(norms, axis=0))
+    return now if before is None else (*now, *before[len(now) :])
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -6,19 +6,25 @@
 The meta-gradient is the mean over J starts theta_0, drawn anew every outer step or once for the whole run; they share the window and the
 objective's draw (one real batch an outer step). It does no I/O and reads no clock. Step k draws from SeedSequence(seed, spawn_key=(k,))
 alone, so a run continued from any stored OuterState repeats the uninterrupted one bit for bit.
+
+With an AdaptiveWindow the run that is differentiated also gives the profile of its gradient norms, and the state carries profile and stage.
+The stage moves by accuracies that the caller measures (`observed`), between two calls of `distil`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from theory.distill.adjoint import Tape, sweep, unroll
+from theory.distill.adaptive import AdaptiveWindow, PlacedWindow, Profile, latest
+from theory.distill.adjoint import Cost, Tape, cut, sweep, unroll
+from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import InnerOptimiser, Slots
 from theory.distill.leaves import Leaves, add, axpy, norm, zeros_like
 from theory.distill.matching import PathObjective
-from theory.distill.outer import NormClip, ema
+from theory.distill.outer import NormClip, ema, on_sphere
 from theory.distill.problem import Diverged, InnerProblem, Noise, Objective
+from theory.distill.stages import Stage, StageClock, StageState
 from theory.distill.truncation import Window, WindowPolicy
 
 _FIXED = (2**32 - 1,)  # spawn key of starts that stay: no outer step counts so far
@@ -28,18 +34,26 @@ _FIXED = (2**32 - 1,)  # spawn key of starts that stay: no outer step counts so 
 class Distiller:
     """The outer algorithm: window policy, inner and outer optimiser, clip, running average of the data, J starts an outer step.
 
-    `fixed_starts` keeps the same J starts in all outer steps of a run.
+    `fixed_starts` keeps the same J starts in all outer steps of a run. `clock` moves the stages of an adaptive window (None: they stay);
+    `hessian` gives Hc in the sweep (None: exact); `sphere` is the norm that each row of S's first leaf is brought back to.
     """
 
-    windows: WindowPolicy
+    windows: WindowPolicy | AdaptiveWindow
     inner: InnerOptimiser
     outer: InnerOptimiser
     clip: NormClip | None = None
     ema_decay: float | None = None
     starts: int = 1
     fixed_starts: bool = False
+    clock: StageClock | None = None
+    hessian: LowRankHessian | None = None
+    sphere: float | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.windows, AdaptiveWindow) and self.windows.profile == "current" and self.starts > 1:
+            raise ValueError(f"starts share one window, which the profile of one run cannot choose: starts={self.starts}, use 'previous'")
+        if self.sphere is not None and not 0.0 < self.sphere < float("inf"):
+            raise ValueError(f"the norm of projected rows must be positive and finite: sphere={self.sphere}")
         if self.starts < 1:
             raise ValueError(f"the meta-gradient needs at least one start: starts={self.starts}")
         if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
@@ -48,38 +62,55 @@ class Distiller:
 
 @dataclass(frozen=True, eq=False)
 class OuterState:
-    """Everything a run needs to continue: distilled data, outer slots, clip average, running average of S, step count."""
+    """Everything a run needs to continue: distilled data, outer slots, clip average, running average of S, step count, and for an
+    adaptive window the last gradient norm seen at each inner step (None before the first step) and the stage.
+    """
 
     s: Leaves
     slots: Slots
     clip_average: float | None
     s_average: Leaves | None
     step: int
+    profile: Profile | None = None
+    stage: StageState = field(default_factory=StageState)
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """One outer step: the objective before the update, the unclipped meta-gradient norm, the window, the state after."""
+    """One outer step: the objective before the update, the unclipped meta-gradient norm, the window, the state after, the effective
+    number of positions that the window was drawn from (adaptive windows only), the cost.
+    """
 
     step: int
     value: float
     grad_norm: float
     window: Window
     state: OuterState
+    effective_positions: float | None
+    cost: Cost
 
 
 @dataclass(frozen=True, eq=False)
 class MetaGradient:
-    """The objective's value, its gradient in S, and the window it was taken through."""
+    """The objective's value, its gradient in S, the window it was taken through and how it was chosen, the cost."""
 
     value: float
     grad_s: Leaves
     window: Window
+    effective_positions: float | None
+    profile: Profile | None
+    cost: Cost
 
 
-def start(distiller: Distiller, s: Leaves) -> OuterState:
+def start(distiller: Distiller, s: Leaves, stage: Stage = Stage.EARLY) -> OuterState:
     """The state before the first outer step."""
-    return OuterState(s, distiller.outer.init(s), None, None if distiller.ema_decay is None else s, 0)
+    s = s if distiller.sphere is None else on_sphere(s, distiller.sphere)
+    return OuterState(s, distiller.outer.init(s), None, None if distiller.ema_decay is None else s, 0, None, StageState(stage))
+
+
+def observed(distiller: Distiller, state: OuterState, accuracy: float) -> OuterState:
+    """The state after one more measured accuracy (per cent) of training on state.s, by which the clock may move the stage."""
+    return state if distiller.clock is None else replace(state, stage=distiller.clock.advance(state.stage, accuracy))
 
 
 @np.errstate(over="ignore", invalid="ignore")  # `distil` looks at the result and names what diverged
@@ -91,35 +122,62 @@ def meta_gradient(
     seed: np.random.SeedSequence,
     *,
     window: Window | None = None,
+    stage: Stage = Stage.EARLY,
+    profile: Profile | None = None,
 ) -> MetaGradient:
     """Fresh unrolls and their reverse sweeps; window, initialisation, step noise and real batch have their own child seeds.
 
     A `window` given takes the place of the policy's, all other draws unchanged: what a truncation leaves out is then the difference.
+    `stage` and `profile`, the norms known so far, choose an adaptive window.
     """
-    window_rng, init_rng, noise_rng, real_rng = (np.random.default_rng(child) for child in seed.spawn(4))
+    window_rng, init_rng, noise_rng, real_rng, sketch_rng, after_rng = (np.random.default_rng(child) for child in seed.spawn(6))
     if distiller.fixed_starts:
         init_rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=_FIXED))
-    window = distiller.windows.draw(window_rng) if window is None else window
+    policy = distiller.windows
+    adaptive = policy if isinstance(policy, AdaptiveWindow) else None
+    law: WindowPolicy | None  # None: known once the run is
+    if isinstance(policy, AdaptiveWindow):
+        law = None if policy.profile == "current" else policy.at(stage, profile)
+    else:
+        law = policy
+    if window is None and law is not None:
+        window = law.draw(window_rng)
+    recorded = Window(0, policy.horizon) if window is None or law is None else window
+    steps = policy.horizon if adaptive is not None and profile is None else recorded.stop
     xi = objective.draw(real_rng)
-    value, grad_s = 0.0, zeros_like(s)
+    value, grad_s, cost, norms = 0.0, zeros_like(s), Cost(), []
     for _ in range(distiller.starts):
         theta = problem.init(init_rng)
-        noises = [problem.draw(noise_rng) for _ in range(window.stop)]
-        tape = unroll(problem, distiller.inner, s, theta, noises, window)
-        one, part = _value_and_grad(problem, objective, distiller, s, tape, xi)
+        # Steps beyond the window draw from a generator of their own, so that a profile changes no draw of the next start.
+        noises = [problem.draw(noise_rng if t < recorded.stop else after_rng) for t in range(steps)]
+        tape = unroll(problem, distiller.inner, s, theta, noises, recorded, profile=adaptive is not None, steps=steps)
+        if adaptive is not None and law is None:
+            law = adaptive.at(stage, tape.gradient_norms)
+            window = law.draw(window_rng) if window is None else window
+            tape = cut(tape, window)
+        one, part, asked = _value_and_grad(problem, objective, distiller, s, tape, xi, sketch_rng)
         value, grad_s = value + one / distiller.starts, axpy(1.0 / distiller.starts, part, grad_s)
-    return MetaGradient(value, grad_s, window)
+        cost, norms = cost + tape.cost + asked, [*norms, tape.gradient_norms]
+    assert window is not None
+    effective = law.effective_positions if isinstance(law, PlacedWindow) else None
+    return MetaGradient(value, grad_s, window, effective, None if adaptive is None else latest(norms, profile), cost)
 
 
 def _value_and_grad(
-    problem: InnerProblem, objective: Objective | PathObjective, distiller: Distiller, s: Leaves, tape: Tape, xi: Noise
-) -> tuple[float, Leaves]:
-    """The objective on one recorded run, and its gradient in S."""
+    problem: InnerProblem,
+    objective: Objective | PathObjective,
+    distiller: Distiller,
+    s: Leaves,
+    tape: Tape,
+    xi: Noise,
+    rng: np.random.Generator,
+) -> tuple[float, Leaves, Cost]:
+    """The objective on one recorded run, its gradient in S, and what that asked of the problem."""
     if isinstance(objective, PathObjective):
-        return objective.along(problem, s, tape, xi)
+        return *objective.along(problem, s, tape, xi), Cost(mixed=len(tape.entries))
     value, lam, direct = objective.value_and_grad(tape.end.theta, s, xi)
-    grad_s = sweep(problem, distiller.inner, s, tape, lam).grad_s
-    return value, grad_s if direct is None else add(grad_s, direct)
+    swept = sweep(problem, distiller.inner, s, tape, lam, distiller.hessian, rng)
+    return value, swept.grad_s if direct is None else add(swept.grad_s, direct), swept.cost
 
 
 def distil(
@@ -128,7 +186,8 @@ def distil(
     """Yields one Record a step until state.step reaches `steps`; raises Diverged, naming the step, on NaN or Inf."""
     while state.step < steps:
         try:
-            meta = meta_gradient(problem, objective, distiller, state.s, np.random.SeedSequence(seed, spawn_key=(state.step,)))
+            child = np.random.SeedSequence(seed, spawn_key=(state.step,))
+            meta = meta_gradient(problem, objective, distiller, state.s, child, stage=state.stage.stage, profile=state.profile)
             size = norm(meta.grad_s)
             if not (abs(meta.value) < float("inf") and size < float("inf")):
                 raise Diverged(f"objective {meta.value}, meta-gradient norm {size}")
@@ -138,6 +197,7 @@ def distil(
         except Diverged as error:
             raise Diverged(f"outer step {state.step}: {error}") from error
         s, slots = distiller.outer.step(state.s, state.slots, state.step, g)
+        s = s if distiller.sphere is None else on_sphere(s, distiller.sphere)
         smooth = None if state.s_average is None or distiller.ema_decay is None else ema(state.s_average, s, distiller.ema_decay)
-        state = OuterState(s, slots, average, smooth, state.step + 1)
-        yield Record(state.step - 1, meta.value, size, meta.window, state)
+        state = OuterState(s, slots, average, smooth, state.step + 1, meta.profile, state.stage)
+        yield Record(state.step - 1, meta.value, size, meta.window, state, meta.effective_positions, meta.cost)

@@ -1,4 +1,4 @@
-"""The outer update of the distilled data: norm clip, optimiser step, running average.
+"""The outer update of the distilled data: norm clip, optimiser step, projection, running average.
 
 The optimisers are those of `inner_optim`, applied to S. The clip bounds the meta-gradient by a multiple of its own running norm:
 
@@ -9,6 +9,8 @@ many steps; so n_k enters the average as min(n_k, spike e_{k-1}), a guard derive
 """
 
 from dataclasses import dataclass
+
+from array_api_compat import array_namespace
 
 from theory.distill.leaves import Leaves, norm, scale, zip_map
 from theory.distill.problem import Diverged
@@ -41,3 +43,12 @@ class NormClip:
 def ema(average: Leaves, s: Leaves, decay: float) -> Leaves:
     """decay * average + (1 - decay) * s, the running average of the distilled data (FTD, arXiv:2211.11004, section 3.4)."""
     return zip_map(lambda a, x: decay * a + (1.0 - decay) * x, average, s)
+
+
+def on_sphere(s: Leaves, radius: float) -> Leaves:
+    """S with every row of its first leaf (an image) scaled to Euclidean norm `radius`; a row of zeros has no direction and stays."""
+    xp = array_namespace(s[0])
+    rows = xp.reshape(s[0], (s[0].shape[0], -1))
+    length = xp.sqrt(xp.sum(rows * rows, axis=1, keepdims=True))
+    rows = rows * (radius / xp.where(length > 0, length, xp.ones_like(length)))
+    return (xp.reshape(rows, s[0].shape), *s[1:])

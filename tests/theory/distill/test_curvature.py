@@ -1,6 +1,6 @@
 """The low-rank Hessian: recovery of symmetric matrices, the two ends of its rank in the sweep, its refreshes and what they cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ from theory.distill.leaves import axpy, dot, flatten, norm, scale, size, unflatt
 from theory.distill.truncation import Window
 
 EXACT = {"max_age": 1}  # a sketch at every step
+
+# A dead unit's row of H is 0, and of its sketch 0 up to rounding, which Adam's step turns into 1 / eps as much.
+tame_optimisers = optimisers.map(lambda o: replace(o, eps=1e-4) if isinstance(o, Adam) else o)
 
 
 def spectrum_and_vectors(rng, p):
@@ -85,7 +88,7 @@ def test_at_full_rank_it_is_the_students_hessian(rng):
     assert np.linalg.norm(matrix_of(sketch) - h) <= 1e-11 * np.linalg.norm(h)
 
 
-@given(rng=generators, optimiser=optimisers, policy=windows(), batch=st.sampled_from([None, 2]))
+@given(rng=generators, optimiser=tame_optimisers, policy=windows(), batch=st.sampled_from([None, 2]))
 def test_a_full_rank_sweep_is_the_exact_one(rng, optimiser, policy, batch):
     window = policy.draw(rng)
     scene = scene_of(rng, window.stop, batch=batch)
@@ -93,7 +96,7 @@ def test_a_full_rank_sweep_is_the_exact_one(rng, optimiser, policy, batch):
     lam = end_cotangent(scene, tape)
     assume(norm(lam) > 1e-6)
     exact = sweep(scene.student, optimiser, scene.s, tape, lam)
-    low = sweep(scene.student, optimiser, scene.s, tape, lam, LowRankHessian(size(scene.theta), **EXACT), rng)
+    low = sweep(scene.student, optimiser, scene.s, tape, lam, LowRankHessian(size(scene.theta), 0, 1, **EXACT), rng)
     together = [(*found.grad_s, *found.lam, np.asarray(float(found.grad_log_lr))) for found in (low, exact)]
     assert relative_error(*together) <= 1e-10
 

@@ -1,4 +1,4 @@
-"""The norm clip and the running average of the data."""
+"""The norm clip, the projection and the running average of the data."""
 
 import math
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.oracles import relative_error, to_numpy
 from tests.strategies import generators, scales
 from theory.distill.leaves import norm, scale
-from theory.distill.outer import NormClip, ema
+from theory.distill.outer import NormClip, ema, on_sphere
 from theory.distill.problem import Diverged
 
 clips = st.builds(
@@ -87,3 +87,14 @@ def test_running_average_is_the_geometric_sum(xp, rng, decay, steps):
     weights = (1 - decay) * decay ** np.arange(steps)[::-1]
     expected = decay**steps * xs[0] + weights @ xs[1:]
     np.testing.assert_allclose(to_numpy(average[0]), expected, atol=1e-13 * np.max(np.abs(xs)))
+
+
+@given(rng=generators, shape=st.sampled_from([(3, 4), (2, 3, 2, 2)]), radius=scales())
+def test_rows_come_to_the_sphere_in_their_own_direction(xp, rng, shape, radius):
+    images, labels = rng.standard_normal(shape), rng.standard_normal(shape[0])
+    images[0] = 0.0
+    projected, same = (to_numpy(x) for x in on_sphere((xp.asarray(images), xp.asarray(labels)), radius))
+    rows, before = projected.reshape(shape[0], -1), images.reshape(shape[0], -1)
+    assert not rows[0].any(), "a row of zeros has no direction"
+    np.testing.assert_allclose(rows[1:], radius * before[1:] / np.linalg.norm(before[1:], axis=1, keepdims=True), rtol=1e-12)
+    np.testing.assert_array_equal(same, labels)
