@@ -21,7 +21,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from jaxtyping import Float
 
-from sims.arrays import GaussianStream
+from sims.arrays import GaussianStream, is_cupy
 from sims.student import Batch, Student
 from theory import two_layer
 from theory.distill.adjoint import sweep, unroll
@@ -34,6 +34,7 @@ from theory.multi_index import MultiIndexModel
 
 PREPROCESSING = ("ols", "one-shot", "none")
 MATCHING = (*DISTANCES, "performance")
+BLOCK_BYTES, LEAST_BLOCK = 4 * 2**20, 512  # of one block of pre-activations: its size, and its least number of samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +73,26 @@ def fit_residual(model: MultiIndexModel, stream: GaussianStream, method: str = "
 
 
 def teacher_rows(model: MultiIndexModel, stream: GaussianStream, residual: Residual, w: Float[Any, "K d"]) -> Float[Any, "K d"]:
-    """g(w_i) for every row of w: two matrix products of size chunk x d x K a chunk, accumulated in float64."""
-    xp = stream.xp
-    rows = xp.zeros(w.shape, dtype=xp.float64)
+    """g(w_i) for every row of w: two matrix products of size n x d x K for every n samples, accumulated in float64.
+
+    On a processor a chunk is taken in blocks of n samples whose pre-activations (n, K) stay in its cache between the two products.
+    """
+    xp, block = stream.xp, _samples_in_cache(stream, w)
+    rows, z = xp.zeros(w.shape, dtype=xp.float64), xp.empty((block, w.shape[0]), dtype=w.dtype)
     for x, xi in stream:
         y = residual(x, model.labels(x, xi))
-        rows += _gate_weights(x @ w.T, y).T @ x
+        for start in range(0, x.shape[0], block):
+            part = x[start : start + block, :]
+            gated = xp.matmul(part, w.T, out=z[: part.shape[0], :])
+            rows += _gate_weights(gated, y[start : start + block]).T @ part
     return xp.astype(rows / stream.n, w.dtype)
+
+
+def _samples_in_cache(stream: GaussianStream, w: Array) -> int:
+    """Rows of a block: (n, K) within BLOCK_BYTES, but enough of them that adding up K d sums a block costs little beside 4 n K d."""
+    if is_cupy(stream.xp):
+        return min(stream.chunk, stream.n)
+    return min(stream.chunk, stream.n, max(LEAST_BLOCK, BLOCK_BYTES // (w.shape[0] * w.dtype.itemsize)))
 
 
 @cache
