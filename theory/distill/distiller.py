@@ -135,11 +135,11 @@ def meta_gradient(
         init_rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=_FIXED))
     policy = distiller.windows
     adaptive = policy if isinstance(policy, AdaptiveWindow) else None
-    law: WindowPolicy | None  # None: known once the run is
-    if isinstance(policy, AdaptiveWindow):
-        law = None if policy.profile == "current" else policy.at(stage, profile)
-    else:
+    law: WindowPolicy | None = None  # none before the run: the run itself chooses
+    if not isinstance(policy, AdaptiveWindow):
         law = policy
+    elif policy.profile == "previous":
+        law = policy.at(stage, profile)
     if window is None and law is not None:
         window = law.draw(window_rng)
     recorded = Window(0, policy.horizon) if window is None or law is None else window
