@@ -5,12 +5,15 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
+from threadpoolctl import threadpool_limits
+from tyro.conf import arg
 
 from proofs_check import records, registry, runner, show
+from proofs_check.page import write_page
 from sims.lab.files import RunError
 from sims.lab.progress import progress
 from sims.lab.run import main_guard
@@ -31,7 +34,9 @@ class Options:
     json: Path | None = None
     """Where to write the whole report as JSON."""
     out: Path = Path("results/proofs_check")
-    """Folder for the counterexamples of failing properties."""
+    """Folder for the report page (report.md, report.html) and for the counterexamples of failing properties."""
+    own: Annotated[tuple[Path, ...], arg(name="with")] = ()
+    """Python files with lemmas of your own (each declares LEMMA), checked beside the others."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -42,7 +47,7 @@ class Options:
 
 def run(options: Options, console: Console) -> int:
     """Carries out what the options ask for; 0 when everything holds, 1 otherwise."""
-    lemmas = registry.known()
+    lemmas = registry.with_files(registry.known(), options.own)
     if options.replay is not None:
         name, stored = records.read_counterexample(options.replay)
         (lemma,) = registry.pick([name], lemmas)
@@ -56,13 +61,17 @@ def run(options: Options, console: Console) -> int:
         for lemma in chosen:
             outcomes.append(runner.check(lemma, profile, options.seed))
             bar.advance(note=lemma.name)
-    show.table(chosen, outcomes, f"profile {profile.name}, seed {options.seed}", console)
+    waiting = () if options.only else registry.waiting()
+    title = f"profile {profile.name}, seed {options.seed}"
+    show.table(chosen, outcomes, waiting, title, console)
     for outcome in outcomes:
         path = records.write_counterexample(options.out, outcome, profile, options.seed)
         if path is not None:
             console.print(f"{outcome.lemma}: counterexample in {path}", markup=False, highlight=False, soft_wrap=True)
+    page, _ = write_page(options.out, chosen, outcomes, waiting, title)
+    console.print(f"statements and checks in {page}", markup=False, highlight=False, soft_wrap=True)
     if options.json is not None:
-        records.write_json(options.json, records.report(chosen, outcomes, profile, options.seed))
+        records.write_json(options.json, records.report(chosen, outcomes, waiting, profile, options.seed))
         console.print(f"report in {options.json}", markup=False, highlight=False, soft_wrap=True)
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
@@ -73,7 +82,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         # Hypothesis caches what it reads from the sources; without this it would leave a folder where the user stands.
         os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", scratch)
-        status = run(options, Console())
+        with threadpool_limits(1):  # thousands of small matrix products: more threads only get in each other's way
+            status = run(options, Console())
     sys.exit(status)
 
 

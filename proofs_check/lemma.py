@@ -61,7 +61,9 @@ class Lemma:
     instances     argument name -> strategy for the keyword arguments of `margin`
     symbolic      yields the identities; None where there is nothing exact to prove
     examples      instances drawn in the ci profile
-    code          dotted names of the functions whose correctness this lemma guards
+    code          dotted names of the functions (or classes) whose correctness this lemma guards
+    number        its place in the order of the theory; None stands after all others
+    waits         a part of the statement that is not checked yet, and what it waits for
     """
 
     name: str
@@ -75,6 +77,8 @@ class Lemma:
     symbolic: Callable[[], Iterable[Identity]] | None = None
     examples: int = 100
     code: tuple[str, ...] = ()
+    number: int | None = None
+    waits: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
@@ -89,6 +93,18 @@ class Lemma:
             raise ValueError(f"lemma {self.name} drops {unknown[0]!r}, which is none of its assumptions: {', '.join(self.assumptions)}")
         if len(set(dropped)) != len(dropped):
             raise ValueError(f"lemma {self.name} drops one assumption twice: {', '.join(dropped)}")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A statement that cannot be checked yet: what it waits for is not built. It neither passes nor fails."""
+
+    number: int
+    name: str
+    latex: str
+    plain: str
+    source: Source
+    waits: str
 
 
 @dataclass(frozen=True)

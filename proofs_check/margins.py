@@ -1,6 +1,7 @@
 """Margins: errors against tolerances, and sampled means against standard errors.
 
     closeness   1 - max |value - reference| / (tolerance * scale)
+    at_most     1 - max (value - bound)^+ / (tolerance * scale), for inequalities that hold exactly
     sampled     1 - max |estimate - claim| / (Z_LIMIT * standard error)
     frequency   the same for a binomial count, through its exact tail
 
@@ -28,6 +29,16 @@ def closeness(value: object, reference: object, tolerance: float, scale: object 
         return LOWEST
     with np.errstate(over="ignore"):  # an error beyond the float range is still only a failure
         return max(1.0 - float(np.max(error / np.where(zero, 1.0, unit))), LOWEST)
+
+
+def at_most(value: object, bound: object, tolerance: float, scale: object = 1.0) -> float:
+    """1 where value <= bound everywhere, less 1 for each tolerance * scale of excess."""
+    return closeness(np.maximum(np.asarray(value) - np.asarray(bound), 0.0), 0.0, tolerance, scale)
+
+
+def log_slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Least-squares slope of log y against log x."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def sampled(estimate: np.ndarray, claim: np.ndarray | float, standard_error: np.ndarray | float) -> float:

@@ -1,6 +1,7 @@
 """What a run leaves on disk: the JSON report, and counterexamples that can be run again.
 
-    report           {schema, profile, seed, passed, environment, lemmas: [statement, source, assumptions, checks, seconds, passed]}
+    report           {schema, profile, seed, passed, environment, lemmas: [statement, source, assumptions, checks, seconds, passed],
+                      waiting: [statement, source, what it waits for]}
     counterexample   {schema, lemma, instance, margin, error, seed, profile}: the shrunk failure of a property
 
 Margins are JSON numbers with every bit kept; a check that raised has margin null and the error in words.
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from proofs_check.lemma import ControlOutcome, Example, Lemma, Outcome
+from proofs_check.lemma import ControlOutcome, Example, Lemma, Outcome, Waiting
 from proofs_check.runner import Profile
 from sims.lab.environment import environment
 from sims.lab.files import RunError, atomic_write, make_folder
@@ -20,7 +21,7 @@ from sims.lab.files import RunError, atomic_write, make_folder
 SCHEMA = 1
 
 
-def report(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], profile: Profile, seed: int) -> dict[str, Any]:
+def report(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence[Waiting], profile: Profile, seed: int) -> dict[str, Any]:
     """The whole run as one JSON-ready dict."""
     return {
         "schema": SCHEMA,
@@ -29,17 +30,20 @@ def report(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], profile: Profil
         "passed": all(outcome.passed for outcome in outcomes),
         "environment": environment(seed=seed),
         "lemmas": [_entry(lemma, outcome) for lemma, outcome in zip(lemmas, outcomes, strict=True)],
+        "waiting": [asdict(one) for one in waiting],
     }
 
 
 def _entry(lemma: Lemma, outcome: Outcome) -> dict[str, Any]:
     return {
+        "number": lemma.number,
         "name": lemma.name,
         "latex": lemma.latex,
         "plain": lemma.plain,
         "source": asdict(lemma.source),
         "assumptions": dict(lemma.assumptions),
         "code": list(lemma.code),
+        "waits": lemma.waits,
         "passed": outcome.passed,
         "failures": list(outcome.failures),
         "symbolic": [asdict(proof) for proof in outcome.symbolic],

@@ -1,25 +1,65 @@
-"""The lemmas there are: every module of `proofs_check.lemmas` declares one as LEMMA; a new file is a new lemma."""
+"""The lemmas there are: modules of `proofs_check.lemmas` declare LEMMA or LEMMAS; a new file is a new lemma, also outside the package."""
 
 import importlib
+import importlib.util
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
 
 from proofs_check import lemmas
-from proofs_check.lemma import Lemma
+from proofs_check.lemma import Lemma, Waiting
+from proofs_check.waiting import WAITING
 from sims.lab.files import RunError
 
 
 def known() -> dict[str, Lemma]:
-    """Name -> lemma, in the order of the module names."""
-    found: dict[str, Lemma] = {}
-    for module in pkgutil.iter_modules(lemmas.__path__, f"{lemmas.__name__}."):
-        lemma = getattr(importlib.import_module(module.name), "LEMMA", None)
-        if not isinstance(lemma, Lemma):
-            raise TypeError(f"{module.name} declares no LEMMA")
+    """Name -> lemma of the package, in the order of their numbers."""
+    modules = (importlib.import_module(found.name) for found in pkgutil.iter_modules(lemmas.__path__, f"{lemmas.__name__}."))
+    return ordered({}, [(module.__name__, lemma) for module in modules for lemma in declared(module)])
+
+
+def waiting() -> tuple[Waiting, ...]:
+    """What cannot be checked yet."""
+    return WAITING
+
+
+def declared(module: ModuleType) -> Iterator[Lemma]:
+    """What the module declares as LEMMA or LEMMAS."""
+    found = [getattr(module, "LEMMA", None), *getattr(module, "LEMMAS", ())]
+    found = [one for one in found if isinstance(one, Lemma)]
+    if not found:
+        raise TypeError(f"{module.__name__} declares no LEMMA")
+    yield from found
+
+
+def ordered(base: Mapping[str, Lemma], more: Sequence[tuple[str, Lemma]]) -> dict[str, Lemma]:
+    """`base` with more lemmas, each given with the module it comes from; by number, those without one last."""
+    found = dict(base)
+    for where, lemma in more:
         if lemma.name in found:
-            raise ValueError(f"two modules declare a lemma {lemma.name!r}; the second is {module.name}")
+            raise ValueError(f"two modules declare a lemma {lemma.name!r}; the second is {where}")
         found[lemma.name] = lemma
-    return found
+    return dict(sorted(found.items(), key=lambda item: (item[1].number is None, item[1].number or 0, item[0])))
+
+
+def with_files(base: Mapping[str, Lemma], files: Sequence[Path]) -> dict[str, Lemma]:
+    """`base` and the lemmas of the user's own files; RunError names the file that has none or cannot be read."""
+    more = []
+    for file in files:
+        spec = importlib.util.spec_from_file_location(f"own_lemma_{file.stem}", file)
+        if spec is None or spec.loader is None or not file.is_file():
+            raise RunError(f"cannot read {file}: --with takes Python files that declare LEMMA")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+            more += [(str(file), lemma) for lemma in declared(module)]
+        except Exception as error:  # the file is the user's: whatever it raises is said in one line
+            raise RunError(f"{file}: {type(error).__name__}: {error}") from error
+    try:
+        return ordered(base, more)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def pick(names: Sequence[str], among: Mapping[str, Lemma]) -> list[Lemma]:

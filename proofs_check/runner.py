@@ -43,7 +43,7 @@ def check(lemma: Lemma, profile: Profile, seed: int) -> Outcome:
     """All checks of one lemma. What the checks find is in the outcome; the draws depend on the seed and the lemma alone."""
     start = time.perf_counter()
     symbolic = tuple(proofs(lemma))
-    found = search(lemma.margin, lemma.instances, profile.examples(lemma), _seed(seed, lemma.name, "property"))
+    found = search(lemma.margin, lemma.instances, profile.examples(lemma), property_seed(seed, lemma))
     controls = tuple(
         ControlOutcome(
             control.assumption,
@@ -67,6 +67,11 @@ def replay(lemma: Lemma, instance: Instance) -> Example:
     except TypeError as error:
         raise RunError(f"the instance does not fit lemma {lemma.name}: {error}") from error
     return evaluate(lemma.margin, instance)
+
+
+def property_seed(root: int, lemma: Lemma) -> int:
+    """What the draws of its property depend on."""
+    return _seed(root, lemma.name, "property")
 
 
 def _seed(root: int, *names: str) -> int:

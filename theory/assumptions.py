@@ -238,7 +238,7 @@ def seeds_disjoint(e: Experiment, seeds: Mapping[str, tuple[int, ...]]) -> float
     used = {seed for role, values in seeds.items() if role not in FRESH for seed in values}
     fresh = [seed for role in FRESH for seed in seeds.get(role, ())]
     shared = sum(seed in used for seed in fresh) + len(fresh) - len(set(fresh))
-    return -shared / len(fresh) if shared else 1.0
+    return -float(shared) if shared else 1.0
 
 
 @assumption("A25", "no point lies on a gate boundary, where 1{0} = 1 is a convention", HERE, "theta0", "points")

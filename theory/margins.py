@@ -146,6 +146,18 @@ class Assumption:
         """What it is called in code."""
         return self.measure.__name__
 
+    def missing(self, experiment: Experiment) -> tuple[str, ...]:
+        """What it needs and the experiment does not give."""
+        return tuple(need for need in self.needs if getattr(experiment, need) is None)
+
+    def require(self, experiment: Experiment) -> Margin:
+        """The margin; ValueError where it cannot be judged, naming the fields that are missing."""
+        found = self(experiment)
+        if found is None:
+            absent = ", ".join(self.missing(experiment))
+            raise ValueError(f"{self.name} ({self.statement}) " + (f"needs {absent}" if absent else "is about another kind of experiment"))
+        return found
+
     def __call__(self, experiment: Experiment) -> Margin | None:
         inputs = [getattr(experiment, need) for need in self.needs]
         value = None if any(x is None for x in inputs) else self.measure(experiment, *inputs)

@@ -73,6 +73,7 @@ COORDINATE = st.integers(-30, 30).map(lambda n: n / 10)
 PAIRS = st.lists(st.tuples(COORDINATE, COORDINATE), min_size=1, max_size=6)
 
 LEMMA = Lemma(
+    number=5,
     name="arc-cosine-kernel",
     latex=(
         r"\mathbb E_w\,\mathbf 1_{w^\top x \ge 0}\,\mathbf 1_{w^\top y \ge 0} = \frac14 + \frac{\arcsin\rho}{2\pi},\qquad "

@@ -97,6 +97,7 @@ def _gaussian_mean(p: sp.Expr, z: sp.Symbol) -> sp.Expr:
 
 
 LEMMA = Lemma(
+    number=1,
     name="hermite-coefficients",
     latex=(
         r"c_0(\mathbf 1_{z \ge 0}) = \tfrac12,\quad c_k(\mathbf 1_{z \ge 0}) = \frac{He_{k-1}(0)}{\sqrt{2\pi}},\quad "

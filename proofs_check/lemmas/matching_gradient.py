@@ -120,6 +120,7 @@ def symbolic() -> Iterator[Identity]:
 SIZES = {"d": st.integers(1, 4), "half": st.integers(1, 4), "M": st.integers(1, 5), "N": st.integers(1, 20)}
 
 LEMMA = Lemma(
+    number=7,
     name="matching-gradient",
     latex=(
         r"\nabla_{\tilde x_m} \tfrac12 \sum_i \|a_i s_i - a_i g_i\|^2 "

@@ -108,6 +108,7 @@ def symbolic() -> Iterator[Identity]:
 
 
 LEMMA = Lemma(
+    number=9,
     name="retrained-rows",
     latex=(
         r"\mathbb E F(u) = \frac{\Sigma u}{\sqrt{2\pi\,u^\top\Sigma u}},\qquad "

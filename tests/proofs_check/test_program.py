@@ -14,9 +14,11 @@ from rich.console import Console
 
 from proofs_check import __main__ as program
 from proofs_check import registry
-from proofs_check.lemma import Control, Lemma, Source
+from proofs_check.lemma import Control, Lemma, Source, Waiting
+from proofs_check.page import formula
 
 ROOT = Path(__file__).resolve().parents[2]
+KNOWN = registry.known()
 
 
 def toy(name, margin, source):
@@ -115,7 +117,7 @@ def test_the_report(call, tmp_path):
     assert (report["schema"], report["profile"], report["seed"], report["passed"]) == (1, "ci", 4, False)
     assert report["environment"]["versions"]["hypothesis"]
     good, bad = report["lemmas"]
-    fields = "name latex plain source assumptions code passed failures symbolic property controls seconds"
+    fields = "number name latex plain source assumptions code waits passed failures symbolic property controls seconds"
     assert set(good) == set(bad) == set(fields.split())
     assert good["source"] == {"kind": "stated", "where": "a textbook"}
     assert (good["passed"], bad["passed"]) == (True, False)
@@ -188,6 +190,37 @@ def test_a_terminal_gets_a_drawn_table(lemmas, tmp_path):
     assert "\x1b[32mPASS" in stream.getvalue()
 
 
+def test_rows_that_wait_neither_pass_nor_fail(call, tmp_path, monkeypatch):
+    one = Waiting(3, "later-on", "y = y", "something later", Source("stated", "a paper"), "waits for a part")
+    monkeypatch.setattr(registry, "waiting", lambda: (one,))
+    monkeypatch.setattr(registry, "known", lambda: {TRUE.name: TRUE})
+    status, out, _ = call("--json", "report.json", "--out", "here")
+    assert status == 0
+    assert re.search(r"^\| later-on \| stated: a paper \|.*\| WAITS \|$", out, re.M)
+    assert "later-on: not checked yet: waits for a part" in out
+    assert "1 of 1 lemmas hold" in out
+    assert json.loads((tmp_path / "report.json").read_text())["waiting"][0]["name"] == "later-on"
+    assert "later-on" in (tmp_path / "here" / "report.md").read_text()
+
+
+def test_the_page_typesets_every_statement(call, tmp_path):
+    call("--out", "here")
+    text, drawn = ((tmp_path / "here" / f"report.{kind}").read_text() for kind in ("md", "html"))
+    for lemma in (TRUE, FALSE):
+        assert f"## {lemma.name}\n\n$${lemma.latex}$$\n\n{lemma.plain}" in text
+        assert lemma.plain in drawn
+    assert "assumption idle: nothing at all; not needed (nothing)" in text
+    assert "FAILS: property: margin" in text
+    assert drawn.count("<svg") == 2 + len(registry.waiting())
+    assert "src=" not in drawn.replace("xlink", "")
+
+
+def test_the_real_statements_can_be_drawn():
+    for one in (*KNOWN.values(), *registry.waiting()):
+        assert formula(one.latex).startswith("<p><svg"), one.name
+    assert formula(r"\nosuchword{x}") == r"<p><code>\nosuchword{x}</code></p>"
+
+
 def test_a_module_without_a_lemma_is_named(tmp_path, monkeypatch):
     (tmp_path / "forgotten_one.py").write_text("")
     monkeypatch.setattr("proofs_check.lemmas.__path__", [str(tmp_path)])
@@ -206,4 +239,4 @@ def test_the_program_itself_twice(tmp_path):
         report["lemmas"][0].pop("seconds")
         reports.append(report["lemmas"])
     assert reports[0] == reports[1]
-    assert {entry.name for entry in tmp_path.iterdir()} == {"first", "second"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"first", "second", "results"}

@@ -1,0 +1,93 @@
+"""Exact means of polynomials: over a Gaussian half space, and over directions of the unit sphere; and random polynomial links.
+
+    half_space_mean   E[f(x) 1{w.x >= 0}], x ~ N(0, I_k), |w| = 1
+    sphere_mean       E f(P w), w uniform on the unit sphere of R^d, P the first r coordinates
+
+Both are Gauss quadratures of high enough order (Golub-Welsch nodes from SciPy and NumPy), so their only error is rounding.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.polynomial.hermite_e import hermegauss
+from numpy.polynomial.laguerre import laggauss
+from numpy.polynomial.legendre import leggauss
+from scipy.special import roots_jacobi
+
+from theory.multi_index import HermiteLink
+
+Terms = list[tuple[int, list[int]]]
+"""A link as plain JSON: coefficients in hundredths with their Hermite orders."""
+
+
+def gauss_nodes(k: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes (n, k) and weights (n,) of N(0, I_k), exact up to `degree` in each variable."""
+    t, weight = hermegauss(degree // 2 + 1)
+    weight = weight / math.sqrt(2.0 * math.pi)
+    points = np.array(list(itertools.product(t, repeat=k))).reshape(-1, k)
+    return points, np.array([math.prod(ws) for ws in itertools.product(weight, repeat=k)])
+
+
+def half_space_mean(f: Callable[[np.ndarray], np.ndarray], w: np.ndarray, degree: int) -> np.ndarray:
+    """E[f(x) 1{w.x >= 0}] of a polynomial f: (n, k) -> (n, ...) of total degree <= `degree`.
+
+    With t = w.x the even part of f in t counts half, and the odd part over t is a polynomial in u = t^2/2, which has law exp(-u) du.
+    """
+    k = w.shape[0]
+    frame = np.linalg.qr(np.column_stack([w, np.eye(k)]))[0][:, 1:k]
+    s, weight = gauss_nodes(k - 1, degree)
+    u, mass = laggauss(degree // 2 + 1)
+    t = np.sqrt(2.0 * u)
+    whole, all_weights = gauss_nodes(k, degree)
+    total = 0.5 * np.tensordot(all_weights, f(whole), axes=1)
+    for place, share in zip(t, mass / (math.sqrt(2.0 * math.pi) * t), strict=True):
+        odd = 0.5 * (f(s @ frame.T + place * w) - f(s @ frame.T - place * w))
+        total = total + share * np.tensordot(weight, odd, axes=1)
+    return total
+
+
+def sphere_nodes(r: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the unit sphere of R^r, r <= 3, exact up to `degree`."""
+    angle = 2.0 * math.pi * np.arange(degree + 1) / (degree + 1)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    if r == 1:
+        return np.array([[-1.0], [1.0]]), np.array([0.5, 0.5])
+    if r == 2:
+        return circle, np.full(degree + 1, 1.0 / (degree + 1))
+    if r != 3:
+        raise ValueError(f"nodes on the sphere are there for r <= 3: r={r}")
+    height, weight = leggauss(degree // 2 + 1)
+    rings = [np.column_stack([math.sqrt(1.0 - z * z) * circle, np.full(degree + 1, z)]) for z in height]
+    return np.concatenate(rings), np.repeat(weight / (2.0 * (degree + 1)), degree + 1)
+
+
+def sphere_mean(f: Callable[[np.ndarray], np.ndarray], d: int, r: int, degree: int) -> np.ndarray:
+    """E f(P w) of a polynomial f: (r,) -> (...) of degree <= `degree`: |P w|^2 ~ Beta(r/2, (d - r)/2), independent of its direction."""
+    if d == r:
+        lengths, share = np.array([1.0]), np.array([1.0])
+    else:
+        x, share = roots_jacobi(degree // 4 + 1, (d - r) / 2.0 - 1.0, r / 2.0 - 1.0)
+        lengths, share = np.sqrt((1.0 + x) / 2.0), share / np.sum(share)
+    nodes, weight = sphere_nodes(r, degree)
+    return np.asarray(sum(p * q * f(s * n) for s, p in zip(lengths, share, strict=True) for n, q in zip(nodes, weight, strict=True)))
+
+
+def link_of(terms: Sequence[Sequence[object]]) -> HermiteLink:
+    """The link of plain terms."""
+    return HermiteLink(tuple((float(c) / 100.0, tuple(int(k) for k in orders)) for c, orders in terms))  # pyright: ignore
+
+
+def links(degrees: Sequence[int], max_r: int = 3, all_of: bool = False) -> st.SearchStrategy[Terms]:
+    """Random terms of the given total degrees, coefficients 0.1 to 2 of either sign; `all_of`: every degree occurs."""
+    coefficient = st.integers(10, 200).flatmap(lambda c: st.sampled_from([c, -c]))
+
+    def of(r: int) -> st.SearchStrategy[Terms]:
+        orders = [list(k) for k in itertools.product(range(max(degrees) + 1), repeat=r) if sum(k) in degrees]
+        term = st.tuples(coefficient, st.sampled_from(orders))
+        drawn = st.lists(term, min_size=1, max_size=6, unique_by=lambda one: tuple(one[1]))
+        return drawn.filter(lambda terms: not all_of or {sum(k) for _, k in terms} == set(degrees))
+
+    return st.integers(1, max_r).flatmap(of)

@@ -1,0 +1,112 @@
+"""The common mode of the retrained rows, and the number of points that bounds their conditioning.
+
+    F(u) = (1/M1) sum_m x_m 1{u.x_m >= 0},  x_m ~ N(0, I_r),  xbar their mean;   A = E_u F F^T over isotropic u, |u| = 1
+    A = A_0 + xbar xbar^T / 4,   A_0 = sum_mk arcsin(cos(x_m, x_k)) x_m x_k^T / (2 pi M1^2)
+    E |xbar|^2/4 over the signal 1/(2 pi r) of one direction is pi r^2/(2 M1)
+    cond A <= (max eig A_0 + |xbar|^2/4) / min eig A_0 <= CONDITION at M1 = 4 r^2, for every r
+
+Derivation: the gate is 1/2 + sign/2; the sign part has mean zero over u and meets the constant in E_u sign(u.x) = 0. |xbar|^2 M1 is
+chi^2_r. The bound on the condition number is Weyl's; with M1 proportional to r^2 its second term is of the order of the signal, with
+fewer it grows as r^2/M1. CONDITION is the bound that the draws here keep, not a derived constant.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import sympy as sp
+from hypothesis import strategies as st
+
+from proofs_check.lemma import Control, Identity, Lemma, Source
+from proofs_check.margins import at_most, sampled_mean
+from sims.population import second_moments
+from theory.predictions import common_mode_ratio
+
+DRAWS, DIRECTIONS = 1000, 4000
+TOLERANCE = 1e-9
+CONDITION = 10.0
+
+
+def margin(
+    rng: np.random.Generator,
+    r: int,
+    m1: int,
+    sample: int,
+    points: float = 4.0,
+    shift: float = 0.0,
+    paired: bool = False,
+    signs: bool = False,
+) -> float:
+    """m1 for the energies; points: M1/r^2 for the conditioning; shift: mean of a point; paired: points come as x, -x; signs: labels +-1."""
+
+    def draw(n: int, m: int, size: int) -> np.ndarray:
+        x = rng.standard_normal((n, m, size)) + shift
+        if paired:
+            x[:, m - m // 2 :] = -x[:, : m // 2]
+        return x * np.where(rng.random((n, m, 1)) < 0.5, -1.0, 1.0) if signs else x
+
+    mean = np.mean(draw(DRAWS, m1, r), axis=1)
+    energy = sampled_mean(np.sum(mean**2, axis=1) / 4.0 * (2.0 * math.pi * r), common_mode_ratio(r, m1))
+
+    # One set: the exact second moment against rows of random directions.
+    x = draw(1, m1, r)[0]
+    reflected, xbar = second_moments(x, [m1])[0], np.mean(x, axis=0)
+    gate = rng.standard_normal((DIRECTIONS, r)) @ x.T >= 0
+    rows = gate @ x / m1
+    products = (rows[:, :, None] * rows[:, None, :]).reshape(DIRECTIONS, -1)
+    split = sampled_mean(products, (reflected + np.outer(xbar, xbar) / 4.0).ravel())
+
+    size = 6 + r  # sizes at which r^2 and r can be told apart
+    count = max(round(points * size**2), 2 * size)
+    x = draw(1, count, size)[0]
+    own, xbar = second_moments(x, [count])[0], np.mean(x, axis=0)
+    inner, full = np.linalg.eigvalsh(own), np.linalg.eigvalsh(own + np.outer(xbar, xbar) / 4.0)
+    weyl = at_most(full[-1] / full[0], (inner[-1] + xbar @ xbar / 4.0) / inner[0], TOLERANCE, full[-1] / full[0])
+    bounded = 1.0 - full[-1] / full[0] / CONDITION
+    return min(energy, split, weyl, bounded)
+
+
+def symbolic() -> Iterator[Identity]:
+    r, m1, rho = sp.symbols("r M rho", positive=True)
+    chi2 = r / m1  # E |xbar|^2
+    ratio = chi2 / 4 * 2 * sp.pi * r
+    yield Identity("(1/4) E|xbar|^2 over 1/(2 pi r)", ratio, sp.pi * r**2 / (2 * m1))
+    kappa = sp.Rational(1, 4) + sp.asin(rho) / (2 * sp.pi)
+    yield Identity("the gates' joint mean is 1/4 and the sign part", kappa - sp.asin(rho) / (2 * sp.pi), sp.Rational(1, 4))
+    half = sp.integrate(
+        sp.Symbol("z", positive=True) * sp.exp(-(sp.Symbol("z", positive=True) ** 2) / 2), (sp.Symbol("z", positive=True), 0, sp.oo)
+    )
+    yield Identity("signal in one direction: (E z 1{z >= 0})^2 / r", (half / sp.sqrt(2 * sp.pi)) ** 2 / r, 1 / (2 * sp.pi * r))
+    for size, count in ((1, 1), (3, 5), (16, 256)):
+        yield Identity(
+            f"the ratio at r = {size}, M1 = {count} in the code", common_mode_ratio(size, count), ratio.subs({r: size, m1: count})
+        )
+
+
+LEMMA = Lemma(
+    number=10,
+    name="common-mode",
+    latex=(
+        r"\mathbb E_u F F^\top = A_0 + \tfrac14\bar x\bar x^\top,\qquad \frac{\mathbb E\|\bar x\|^2/4}{1/(2\pi r)} = \frac{\pi r^2}{2M_1},"
+        r"\qquad \mathrm{cond} \le \frac{\lambda_{\max}(A_0) + \|\bar x\|^2/4}{\lambda_{\min}(A_0)}"
+    ),
+    plain="The mean point enters every retrained row, pi r^2/(2 M1) times the signal: of order r^2 points keep rows conditioned.",
+    source=Source("derived", "gate = 1/2 + sign/2; Weyl's inequality; the bound at 4 r^2 points is measured"),
+    assumptions={
+        "order_r2_points": "M1 = 4 r^2 (for the conditioning)",
+        "centred_points": "the points have mean zero",
+        "independent_points": "the points are drawn independently",
+        "constant_labels": "all labels of the distilled set are equal",
+    },
+    instances={"r": st.integers(1, 6), "m1": st.integers(1, 24), "sample": st.integers(0, 2**32 - 1)},
+    margin=margin,
+    symbolic=symbolic,
+    controls=(
+        Control("order_r2_points", "M1 = 2 r", {"points": st.just(0.0), "r": st.integers(4, 6)}),
+        Control("centred_points", "mean 0.5 to 1", {"shift": st.floats(0.5, 1.0)}),
+        Control("independent_points", "points in pairs x, -x", {"paired": st.just(True), "m1": st.integers(2, 24)}),
+        Control("constant_labels", "labels +1 or -1 at random", {"signs": st.just(True)}),
+    ),
+    examples=30,
+    code=("theory.predictions.common_mode_ratio",),
+)
