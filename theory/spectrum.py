@@ -33,6 +33,9 @@ Derived here, in five steps. Each is checked by itself in the tests.
    second one's factor, c has overlap 1/r with every eigendirection, and the mean point is c/2 + v, v of step 4 with alternating signs
    (no overlap with c). Both sets feel c: the reflected one through (1 + common r)^2, the plain one through (pi/2) r^2 (common + 1/M),
    which more points do not lower. Against medians of 60 draws at M >= 12 r and common <= 0.4: within 10 %.
+7. Map noise. Real points are x = T z with T = I + Delta, Delta symmetric with entries of variance `spread` (theory.retrained). To first
+   order the second moment of the points becomes T W T = I + (W - I) + 2 Delta: the bulk is that of M' points, 1/M' = 1/M + 4 spread,
+   while the diagonal part of step 1 and the mean keep 1/M. Many points no longer make the rows isotropic.
 
 As r -> infinity: mu -> 1/(2 pi r) and |v|^2 -> r/(4M), so largest / median -> 1 + pi r^2/(2M): common mode and plain conditioning need
 M = (pi/2) r^2 / (threshold - 1). Reflected, mu is a function of gamma alone at both edges (1 +- sqrt(gamma))^2: M proportional to r.
@@ -160,9 +163,13 @@ def common_part_moments(r: int, common: float) -> tuple[float, float]:
     return along, float(density @ (phi * np.sin(angle)) ** 2) / (r - 1)
 
 
-def typical_spectrum(r: int, m: float, common: float = 0.0) -> Spectrum:
-    """Typical eigenvalues of A_plain and A_reflected at M stored points (steps 1 to 4, and 6 where they have a common part). O(r^3)."""
-    w, c, a_1 = wishart_spectrum(r, m), weighted_spectrum(r, m), arcsine_degree_one(r)
+def typical_spectrum(r: int, m: float, common: float = 0.0, spread: float = 0.0) -> Spectrum:
+    """Typical eigenvalues of A_plain and A_reflected at M stored points. O(r^3).
+
+    Steps 1 to 4; 6 where the points have a common part, 7 where the map that made them is noisy. Needs 1/M + 4 spread <= 1/(2r).
+    """
+    bulk = 1.0 / (1.0 / m + 4.0 * spread)
+    w, c, a_1 = wishart_spectrum(r, bulk), weighted_spectrum(r, bulk), arcsine_degree_one(r)
     mu = (a_1 * c**2 + (0.5 * math.pi - a_1) / m * w) / (2.0 * math.pi)
     along, across = common_part_moments(r, common)
     direction = np.full(r, 1.0 / math.sqrt(r))

@@ -1,0 +1,202 @@
+"""From the rows of a comparison to its answer: paired log ratios of risks, least M1 over r, and the verdict on each expectation.
+
+l(cell, M1)   log(reflected risk / plain risk), one value a draw; the pair shares its task, samples, start, biases and test inputs
+interval      Student's, 95 %, over draws. Means over several cells or M1 are taken within a draw first: cells of one size share draws
+least M1      where the median risk over draws first comes to `ratio` x the full-data teacher's median; censored where it does not
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from sims.lab.laws import Interval, SampledLaw, crossing, mean_interval, sampled_law
+from sims.lab.run import RunError
+from sims.lab.store import Row
+from sims.reflected.experiment import Reflected
+from theory.multi_index import make_link
+from theory.retrained import retrained_spectrum, row_off_fraction
+from theory.spectrum import criteria
+
+SETS = ("plain", "reflected")
+ENOUGH = 4  # M1 / r from which reflection is expected to help
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One task of the comparison: medians over draws, and the paired log ratio of risks at each M1."""
+
+    task: dict[str, Any]
+    m1: tuple[int, ...]
+    draws: tuple[int, ...]
+    log_ratio: Float[np.ndarray, "n G"]
+    teacher: float
+    risk: dict[str, Float[np.ndarray, "G"]]
+    conditioning: dict[str, Float[np.ndarray, "G"]]
+    off: dict[str, Float[np.ndarray, "G"]]
+    predicted: dict[str, list[float | None]]  # condition numbers; None out of the range of the prediction
+    predicted_off: dict[str, list[float]]
+
+    @property
+    def ratios(self) -> list[tuple[float, Interval]]:
+        """Mean log ratio with its interval at each M1."""
+        return [mean_interval(column) for column in self.log_ratio.T]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A stated expectation with what was measured."""
+
+    text: str
+    value: float
+    interval: Interval
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything the report tells."""
+
+    pairs: list[Pair]
+    least: dict[str, SampledLaw]
+    gain: SampledLaw  # least M1 of the plain over that of the reflected set
+    expectations: list[Expectation]
+
+
+def measure(config: Reflected, rows: dict[str, list[Row]], resamples: int = 1000) -> Found:
+    """Pairs, least M1 and verdicts from the stored rows."""
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(0,)))
+    pairs = [_pair(cell, rows["pair"]) for cell in config.cells()]
+    groups = [_sound(cell, rows["least"]) for cell in config.least_cells()]
+    rs = [cell["r"] for cell in config.least_cells()]
+    # One array a draw: teacher beside both curves, so that a resample keeps the pair and the level it is held against together.
+    stacks = [np.array([[[row["teacher"]] * len(row["m1"]), *(row[f"risk_{name}"] for name in SETS)] for row in group]) for group in groups]
+    grids = [np.asarray(group[0]["m1"], float) for group in groups]
+
+    def least(grid: np.ndarray, k: int) -> Callable[[np.ndarray], float]:
+        return lambda stack: crossing(grid, np.median(stack[:, k], axis=0), config.ratio * float(np.median(stack[:, 0, 0]))).rank
+
+    def gain(grid: np.ndarray) -> Callable[[np.ndarray], float]:
+        def both(stack: np.ndarray) -> float:
+            plain, reflected = (least(grid, k)(stack) for k in (1, 2))
+            return plain / reflected if math.isfinite(plain) and math.isfinite(reflected) else math.inf
+
+        return both
+
+    laws = {
+        name: sampled_law(rs, stacks, [least(grid, k) for grid in grids], rng=rng, resamples=resamples) for k, name in enumerate(SETS, 1)
+    }
+    gained = sampled_law(rs, stacks, [gain(grid) for grid in grids], rng=rng, resamples=resamples)
+    return Found(pairs, laws, gained, expectations(config, pairs))
+
+
+def _sound(cell: dict[str, Any], rows: Sequence[Row]) -> list[Row]:
+    there = [row for row in rows if all(row[name] == value for name, value in cell.items())]
+    sound = [row for row in there if row["failed"] is None]
+    if len(sound) < 2:
+        raise RunError(f"fewer than 2 of {len(there)} trials at {label(cell)} are sound, first: {there[0]['failed'] if there else 'none'}")
+    return sound
+
+
+def _pair(cell: dict[str, Any], rows: Sequence[Row]) -> Pair:
+    group = _sound(cell, rows)
+    grid = tuple(group[0]["m1"])
+
+    def median(name: str) -> np.ndarray:
+        return np.median([row[name] for row in group], axis=0)
+
+    return Pair(
+        cell,
+        grid,
+        tuple(row["draw"] for row in group),
+        np.log(np.array([row["risk_reflected"] for row in group]) / np.array([row["risk_plain"] for row in group])),
+        float(np.median([row["teacher"] for row in group])),
+        {name: median(f"risk_{name}") for name in SETS},
+        {name: median(f"conditioning_{name}") for name in SETS},
+        {name: median(f"off_{name}") for name in SETS},
+        predicted_conditioning(cell, grid),
+        predicted_off(cell, grid),
+    )
+
+
+def predicted_conditioning(task: dict[str, Any], grid: Sequence[int]) -> dict[str, list[float | None]]:
+    """Condition numbers on S* at finite N, d, L, J and M1 (theory.retrained), where the link's |A| is a multiple of the identity."""
+    link = make_link(task["link"], task["r"])
+    square = link.hessian @ link.hessian
+    out: dict[str, list[float | None]] = {name: [] for name in SETS}
+    for m in grid:
+        spectrum = None
+        if np.allclose(square, square[0, 0] * np.eye(link.r)):
+            spectrum = retrained_spectrum(link, task["noise"], *_sizes(task), m)
+        found = None if spectrum is None else criteria(spectrum)
+        for name, criterion in zip(SETS, ("conditioning", "reflected"), strict=True):
+            out[name].append(None if found is None else float(found[criterion]))
+    return out
+
+
+def predicted_off(task: dict[str, Any], grid: Sequence[int]) -> dict[str, list[float]]:
+    """Share of the retrained rows' energy off S* (theory.retrained)."""
+    link = make_link(task["link"], task["r"])
+    return {name: [row_off_fraction(link, task["noise"], *_sizes(task), m, name == "reflected") for m in grid] for name in SETS}
+
+
+def _sizes(task: dict[str, Any]) -> tuple[int, int, int]:
+    """d, N, K."""
+    return task["d"], round(task["samples"] * task["d"] ** 2), task["L"] // 2 * task["J"]
+
+
+def label(task: dict[str, Any]) -> str:
+    """One line that names the task."""
+    diversity = task["L"] * task["J"] / (task["r"] * task["d"])
+    text = f"{task['link']}, r = {task['r']}, L = {task['L']}, LJ/rd = {diversity:.2g}, N/d^2 = {task['samples']:g}"
+    text += f", noise {task['noise']:g}" if task["noise"] else ""
+    return text + ("" if task["matching"] == "squared" else f", {task['matching']}")
+
+
+def pooled(pairs: Sequence[Pair], low: float, high: float = math.inf) -> dict[int, float]:
+    """Mean log ratio of a draw over the pairs and their M1 in [low, high] r, for the draws that all of them have."""
+    draws = set.intersection(*(set(pair.draws) for pair in pairs))
+    values: dict[int, float] = {}
+    for draw in sorted(draws):
+        parts = []
+        for pair in pairs:
+            chosen = [k for k, m in enumerate(pair.m1) if low * pair.task["r"] <= m <= high * pair.task["r"]]
+            parts.append(float(np.mean(pair.log_ratio[pair.draws.index(draw)][chosen])))
+        values[draw] = float(np.mean(parts))
+    return values
+
+
+def expectations(config: Reflected, pairs: Sequence[Pair]) -> list[Expectation]:
+    """The expectations in the head of sims.reflected.experiment, each with its measured mean log ratio and PASS or FAIL."""
+    base = config.cell(config.r)
+    enough = [pair for pair in pairs if pair.task["samples"] > 1]
+    out = [
+        _sign("reflected better from M1 = 4 r on, mean over all tasks with N > d^2", pooled(enough, ENOUGH), -1),
+        _sign("plain better at M1 = r, r > 1 (missing quadratic forms)", pooled([p for p in enough if p.task["r"] > 1], 1, 1), 1),
+    ]
+    for name, words in (("link", "link"), ("matching", "matching"), ("noise", "label noise")):
+        for value in dict.fromkeys(pair.task[name] for pair in enough):
+            same = [pair for pair in enough if pair.task[name] == value and (name == "link" or pair.task["link"] == config.link)]
+            if name == "link" or value != base[name]:
+                out.append(_sign(f"reflected better from M1 = 4 r on, {words} {value}", pooled(same, ENOUGH), -1))
+    out += _trend(pairs, base, "samples", "the gain shrinks to nothing towards N = d^2: least N/d^2 less largest")
+    out += _trend(pairs, base, "J", "the gain shrinks as L J grows: largest J less least", reverse=True)
+    return out
+
+
+def _sign(text: str, values: dict[int, float], sign: int) -> Expectation:
+    mean, (low, high) = mean_interval(np.array(list(values.values())))
+    return Expectation(text, mean, (low, high), "PASS" if (low > 0 if sign > 0 else high < 0) else "FAIL")
+
+
+def _trend(pairs: Sequence[Pair], base: dict[str, Any], name: str, text: str, reverse: bool = False) -> list[Expectation]:
+    """The mean log ratio at one end of an axis less that at the other, expected above 0; nothing where the axis was not varied."""
+    axis = [pair for pair in pairs if {**pair.task, name: 0, "head_samples": 0} == {**base, name: 0, "head_samples": 0}]
+    axis.sort(key=lambda pair: pair.task[name], reverse=reverse)
+    if len(axis) < 2:
+        return []
+    first, last = (pooled([pair], ENOUGH) for pair in (axis[0], axis[-1]))
+    return [_sign(text, {draw: first[draw] - last[draw] for draw in first.keys() & last.keys()}, 1)]
