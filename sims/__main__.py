@@ -1,4 +1,4 @@
-"""The program of the simulator: `python -m sims scaling | encode | report`."""
+"""The program of the simulator: `python -m sims COMMAND`: one of PROGRAMS, plan, or report."""
 
 import sys
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from sims.command import PRESETS, Program, Run, execute, rebuild
 from sims.encode.command import PROGRAM as ENCODE
 from sims.lab.options import parse_words, with_preset
 from sims.lab.run import RunError, main_guard
+from sims.plan import Plan, show
 from sims.scaling.command import PROGRAM as SCALING
 
 PROGRAMS: dict[str, Program] = {program.name: program for program in (SCALING, ENCODE)}
@@ -25,7 +26,7 @@ class Report:
 
 
 def _command_type() -> Any:
-    union: Any = Annotated[Report, subcommand("report")]
+    union: Any = Annotated[Plan, subcommand("plan")] | Annotated[Report, subcommand("report")]
     for program in reversed(PROGRAMS.values()):
         union = Annotated[Run[program.config], subcommand(program.name, description=program.about)] | union
     return union
@@ -43,6 +44,8 @@ def main(words: list[str] | None = None) -> None:
             raise RunError("report needs at least one run folder: python -m sims report DIR ..")
         for folder in command.folders:
             rebuild(PROGRAMS, folder)
+    elif isinstance(command, Plan):
+        show(PROGRAMS, command)
     else:
         execute(next(program for program in PROGRAMS.values() if isinstance(command.config, program.config)), command)
 

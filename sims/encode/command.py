@@ -1,6 +1,7 @@
 """`python -m sims encode`: one task in depth."""
 
 from sims.command import Facts, Program, Rows
+from sims.costs import encode_trial as encode_cost
 from sims.encode import report
 from sims.encode.experiment import Encode, encode_trial
 from sims.lab.report import terminal_table
@@ -10,7 +11,7 @@ from sims.lab.sweep import Sweep
 
 def sweeps(config: Encode, backend: str) -> tuple[Sweep, ...]:
     """One trial a seed."""
-    return (Sweep("encode", encode_trial, tuple(config.configs(backend))),)
+    return (Sweep("encode", encode_trial, tuple(config.configs(backend)), encode_cost),)
 
 
 def finish(folder: RunFolder, config: Encode, rows: Rows, facts: Facts) -> None:

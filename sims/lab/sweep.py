@@ -24,12 +24,45 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What one trial takes, counted from its configuration; the rates are a machine's and are measured on it.
+
+    products  operations in matrix products of 32-bit numbers (one of 64-bit numbers counts twice)
+    normals   Gaussian numbers drawn          elements  elementwise operations, in units of a compare-and-multiply
+    cubes     sum of n^3 over symmetric eigenproblems of size n          bytes  arrays held at the peak
+    """
+
+    products: float = 0.0
+    normals: float = 0.0
+    elements: float = 0.0
+    cubes: float = 0.0
+    bytes: float = 0.0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """One after the other: counts add, the larger peak stays."""
+        return Cost(
+            self.products + other.products,
+            self.normals + other.normals,
+            self.elements + other.elements,
+            self.cubes + other.cubes,
+            max(self.bytes, other.bytes),
+        )
+
+    def __rmul__(self, times: float) -> "Cost":
+        return Cost(times * self.products, times * self.normals, times * self.elements, times * self.cubes, self.bytes)
+
+
+@dataclass(frozen=True)
 class Sweep:
-    """One kind of trial with all its configurations; `fn` is a module-level function, so that workers can import it."""
+    """One kind of trial with all its configurations; `fn` is a module-level function, so that workers can import it.
+
+    `cost`, where it is given, lets `plan` tell the time and memory of a trial before it is run.
+    """
 
     kind: str
     fn: Trial
     configs: tuple[dict[str, Any], ...]
+    cost: Callable[[Config], Cost] | None = None
 
 
 Task = tuple[Trial, Config]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sims import population
+from sims import costs, population
 from sims.lab.sweep import Sweep
 from sims.pipeline import Task
 from sims.scaling import trials
@@ -136,10 +136,10 @@ def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
         for k in range(scaling.head_seeds)
     ]
     return (
-        Sweep("spectrum", spectrum_trial, tuple(spectrum)),
-        Sweep("risk", trials.risk_trial, tuple(risk)),
-        Sweep("population-risk", population_risk_trial, tuple(risk_in_r)),
-        Sweep("head", trials.head_trial, tuple(head)),
+        Sweep("spectrum", spectrum_trial, tuple(spectrum), costs.spectrum_trial),
+        Sweep("risk", trials.risk_trial, tuple(risk), costs.risk_trial),
+        Sweep("population-risk", population_risk_trial, tuple(risk_in_r), costs.population_risk_trial),
+        Sweep("head", trials.head_trial, tuple(head), costs.head_trial),
     )
 
 
