@@ -18,9 +18,10 @@ from safetensors.numpy import save
 from realdata.bridge import Tensors
 from sims.lab.files import RunError, atomic_write
 from theory.distill.distiller import OuterState
+from theory.distill.stages import Stage, StageState
 
 FILE = "checkpoint.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def write_checkpoint(folder: Path, state: RunState) -> None:
         "format": FORMAT,
         "step": outer.step,
         "clip_average": outer.clip_average,
+        "profile": outer.profile,
+        "stage": dataclasses.asdict(outer.stage),
         "parts": {name: len(leaves) for name, leaves in parts.items()},
         "curve": [dataclasses.asdict(point) for point in state.curve],
         "losses": state.losses,
@@ -88,6 +91,15 @@ def read_checkpoint(folder: Path, device: torch.device) -> RunState | None:
 def _state(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> RunState:
     parts = {name: tuple(tensors[f"{name}.{k}"] for k in range(count)) for name, count in record["parts"].items()}
     slots = tuple(parts[f"slot{i}"] for i in range(sum(name.startswith("slot") for name in parts)))
-    outer = OuterState(parts["s"], slots, record["clip_average"], parts.get("average"), record["step"])
+    profile, stage = record["profile"], record["stage"]
+    outer = OuterState(
+        parts["s"],
+        slots,
+        record["clip_average"],
+        parts.get("average"),
+        record["step"],
+        None if profile is None else tuple(profile),
+        StageState(Stage(stage["stage"]), stage["slow"], stage["accuracy"]),
+    )
     curve = tuple(CurvePoint(**point) for point in record["curve"])
     return RunState(outer, parts["best"], curve, tuple(record["losses"]), record["seconds"])

@@ -18,14 +18,49 @@ from realdata.data import source
 from realdata.networks import ConvNetConfig
 from sims.lab.files import RunError
 from sims.lab.options import options
+from theory.distill.adaptive import CHANGES, PLACEMENTS, PROFILES, SCORES, AdaptiveWindow
+from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import SGD, Adam, InnerOptimiser, Momentum
+from theory.distill.stages import StageClock
 from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow, WindowPolicy
 
 PRESETS = Path(__file__).parent / "presets"
-METHODS = ("rat-bptt", "t-bptt", "bptt")
+METHODS = ("rat-bptt", "t-bptt", "bptt", "at-bptt")
 OPTIMISERS = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
 TRANSFORMS = ("standardise", "zca")
 INITS = ("noise", "real")
+
+
+@dataclass(frozen=True)
+class AdaptiveConfig:
+    """What at-bptt adds: where and how long its window is, and when its stages change. `window` is the base length, which stays."""
+
+    spread: int = 10
+    """d: window lengths lie within [window - spread, window + spread]."""
+    temperature: float = 1.0
+    """Of the softmax over positions, in units of the scores."""
+    scores: str = "standardised"
+    """Gradient norms as scores of a position: standardised, or norms (as they are)."""
+    change: str = "rank"
+    """Length from the change of the gradient norm: by rank, range or sigmoid."""
+    placement: str = "end"
+    """Whether a position is a window's end or its start."""
+    profile: str = "previous"
+    """Gradient norms of the previous update's run, or of the current one (which keeps the states of all T steps)."""
+    early_gain: float = 1.5
+    """Points of held-out accuracy; slower measurements count towards the middle stage."""
+    middle_gain: float = 1.0
+    """The same towards the late stage."""
+    early_share: float = 0.05
+    """Slow measurements in a row that end the early stage, as a share of all."""
+    middle_share: float = 1 / 24
+    """The same for the middle stage."""
+
+    def __post_init__(self) -> None:
+        one_of(SCORES, scores=self.scores)
+        one_of(CHANGES, change=self.change)
+        one_of(PLACEMENTS, placement=self.placement)
+        one_of(PROFILES, profile=self.profile)
 
 
 @dataclass(frozen=True)
@@ -35,7 +70,7 @@ class DistillConfig:
     dataset: str
     """Data set: cifar10 or mnist."""
     method: str = "rat-bptt"
-    """rat-bptt (window at a random place), t-bptt (the last steps) or bptt (all steps)."""
+    """rat-bptt (window at a random place), t-bptt (the last steps), bptt (all steps) or at-bptt (place and length by gradient norms)."""
     ipc: int = 1
     """Distilled images per class."""
     seed: int = 0
@@ -54,7 +89,10 @@ class DistillConfig:
     horizon: int = 200
     """T: longest unroll of training on the set."""
     window: int = 60
-    """M: differentiated steps of an unroll (all T for bptt)."""
+    """M: differentiated steps of an unroll (all T for bptt, on average for at-bptt)."""
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
+    hessian_rank: int | None = None
+    """Rank of a low-rank Hessian in the reverse sweep; exact by default, 0 leaves curvature out."""
     inner: str = "adam"
     """Optimiser of training on the set: sgd, momentum or adam."""
     inner_lr: float = 1e-3
@@ -65,6 +103,8 @@ class DistillConfig:
     """Learning rate of Adam on the distilled images."""
     outer_steps: int = 6000
     """Updates of the distilled set."""
+    project: bool = False
+    """Bring every image back to the norm init_norm after each update."""
     real_batch: int = 5000
     """Real images that judge each unroll."""
     held_out: float = 0.1
@@ -91,12 +131,29 @@ class DistillConfig:
         if self.batch_per_class is not None and not 1 <= self.batch_per_class <= self.ipc:
             raise RunError(f"the batch per class must lie in [1, ipc={self.ipc}]: batch_per_class={self.batch_per_class}")
         self.windows()
+        self.clock()
+        self.hessian()
 
-    def windows(self) -> WindowPolicy:
+    def windows(self) -> WindowPolicy | AdaptiveWindow:
         """The truncation of the method."""
-        if self.method == "bptt":
-            return FullWindow(self.horizon)
+        match self.method:
+            case "bptt":
+                return FullWindow(self.horizon)
+            case "at-bptt":
+                a = self.adaptive
+                return AdaptiveWindow(self.horizon, self.window, a.spread, a.temperature, a.scores, a.change, a.placement, a.profile)
         return (RandomWindow if self.method == "rat-bptt" else FixedWindow)(self.horizon, self.window)
+
+    def clock(self) -> StageClock | None:
+        """The stages of at-bptt, moved by the measurements of the learning curve."""
+        if self.method != "at-bptt":
+            return None
+        a, measurements = self.adaptive, -(-self.outer_steps // self.curve_every)
+        return StageClock(measurements, a.early_gain, a.middle_gain, a.early_share, a.middle_share)
+
+    def hessian(self) -> LowRankHessian | None:
+        """The stand-in for the Hessian, None for the exact sweep."""
+        return None if self.hessian_rank is None else LowRankHessian(self.hessian_rank)
 
     def inner_optimiser(self) -> InnerOptimiser:
         """The optimiser of training on the set, in distillation and in evaluation."""

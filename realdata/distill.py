@@ -10,7 +10,7 @@ import dataclasses
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
 from sims.lab.progress import Meter, progress
 from sims.lab.run import RunFolder
-from theory.distill.distiller import distil, start
+from theory.distill.distiller import Record, distil, observed, start
 from theory.distill.problem import Diverged
 
 TRANSFORM = "transform.safetensors"
@@ -101,11 +101,16 @@ def _loop(
     config: DistillConfig, task: Task, state: RunState, runtime: Runtime, save: Callable[[RunState], RunState], bar: Meter
 ) -> RunState:
     """Outer steps until config.outer_steps are done; what is finished is stored before any error or Ctrl-C goes on."""
-    records = distil(task.problem, task.objective, task.distiller, state.outer, config.seed, config.outer_steps)
+
+    def onward() -> Iterator[Record]:
+        return distil(task.problem, task.objective, task.distiller, state.outer, config.seed, config.outer_steps)
+
+    records = onward()
     try:
         while True:
             if _measurement_due(config, state):
                 state = _measured(config, task, state)
+                records = onward()
             step = state.outer.step
             if step == config.outer_steps:
                 return save(state)
@@ -126,7 +131,8 @@ def _loop(
 
 
 def _note(loss: float, state: RunState) -> str:
-    return f"loss {loss:.3f}, held-out {100 * state.curve[-1].mean:.1f} %, best {100 * state.best_point.mean:.1f} %"
+    stage = "" if state.outer.profile is None else f", {state.outer.stage.stage} stage"
+    return f"loss {loss:.3f}, held-out {100 * state.curve[-1].mean:.1f} %, best {100 * state.best_point.mean:.1f} %{stage}"
 
 
 def _measurement_due(config: DistillConfig, state: RunState) -> bool:
@@ -145,7 +151,8 @@ def _measured(config: DistillConfig, task: Task, state: RunState) -> RunState:
     std = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
     point = CurvePoint(state.outer.step, float(np.mean(state.losses)) if state.losses else None, float(np.mean(scores)), std)
     better = not state.curve or point.mean > state.best_point.mean
-    return replace(state, best=state.outer.s if better else state.best, curve=(*state.curve, point), losses=())
+    outer = observed(task.distiller, state.outer, 100.0 * point.mean)
+    return replace(state, outer=outer, best=state.outer.s if better else state.best, curve=(*state.curve, point), losses=())
 
 
 def curve_csv(state: RunState) -> str:

@@ -133,7 +133,15 @@ def build(config: DistillConfig, split: Split, transform: Transform, device: tor
     return Task(
         problem=problem,
         objective=PerformanceMatching(RealImages(problem.module, images, classes, config.real_batch, problem.augment, chunk)),
-        distiller=Distiller(config.windows(), config.inner_optimiser(), Adam(config.outer_lr), NormClip()),
+        distiller=Distiller(
+            config.windows(),
+            config.inner_optimiser(),
+            Adam(config.outer_lr),
+            NormClip(),
+            clock=config.clock(),
+            hessian=config.hessian(),
+            sphere=config.init_norm if config.project else None,
+        ),
         first=first_set(config, images.cpu().numpy(), split.fitted.labels, device),
         held_out=on_device(transform, split.held_out.subset(np.sort(rows)), device),
     )

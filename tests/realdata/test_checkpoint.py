@@ -13,6 +13,7 @@ from realdata.checkpoint import FILE, CurvePoint, RunState, read_checkpoint, wri
 from sims.lab.files import RunError
 from tests.strategies import generators
 from theory.distill.distiller import OuterState
+from theory.distill.stages import Stage, StageState
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 points = st.builds(CurvePoint, st.integers(0, 10**9), st.none() | numbers, numbers, numbers)
@@ -28,7 +29,9 @@ def states(draw: st.DrawFn) -> RunState:
 
     slots = tuple(leaves() for _ in range(draw(st.integers(0, 2))))
     average = leaves() if draw(st.booleans()) else None
-    outer = OuterState(leaves(), slots, draw(st.none() | numbers), average, draw(st.integers(0, 10**9)))
+    profile = draw(st.none() | st.lists(numbers, max_size=4).map(tuple))
+    stage = StageState(draw(st.sampled_from(list(Stage))), draw(st.integers(0, 99)), draw(st.none() | numbers))
+    outer = OuterState(leaves(), slots, draw(st.none() | numbers), average, draw(st.integers(0, 10**9)), profile, stage)
     curve, losses = draw(st.lists(points, max_size=3)), draw(st.lists(numbers, max_size=3))
     return RunState(outer, leaves(), tuple(curve), tuple(losses), draw(numbers))
 
@@ -61,6 +64,6 @@ def test_absent_damaged_and_foreign_files(tmp_path: Path):
         (tmp_path / FILE).write_bytes(content)
         with pytest.raises(RunError, match="is damaged"):
             read_checkpoint(tmp_path, torch.device("cpu"))
-    (tmp_path / FILE).write_bytes(whole.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+    (tmp_path / FILE).write_bytes(whole.replace(b'\\"format\\": 2', b'\\"format\\": 9'))
     with pytest.raises(RunError, match="is of format 9"):
         read_checkpoint(tmp_path, torch.device("cpu"))

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,6 +179,48 @@ def test_interrupted_and_run_again(
     assert results(tmp_path / "run") == results(finished)
 
 
+AT = ["--method", "at-bptt", "--adaptive.spread", "1", "--adaptive.early-gain", "100", "--adaptive.middle-gain", "100"]
+
+
+@pytest.mark.parametrize("profile", ["previous", "current"])
+def test_at_bptt_goes_on_with_its_stage_and_profile(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str):
+    """No gain is fast enough, so each of the three measurements after the first moves the stage; stopped before and after one."""
+    more = [*AT, "--adaptive.profile", profile, "--project", "--hessian-rank", "1", "--outer-steps", "6"]
+    main(command(root, tmp_path / "whole", *more))
+    original = distill.distil
+
+    def stopped_at(step: int) -> Callable[..., Iterator[Any]]:
+        def records(*arguments: Any) -> Iterator[Any]:
+            for record in original(*arguments):
+                if record.step == step:
+                    raise KeyboardInterrupt
+                yield record
+
+        return records
+
+    words, stages = command(root, tmp_path / "run", *more), []
+    with monkeypatch.context() as patch:
+        for step in (2, 3):
+            patch.setattr(distill, "distil", stopped_at(step))
+            with pytest.raises(SystemExit):
+                main(words)
+            state = read_checkpoint(tmp_path / "run", torch.device("cpu"))
+            assert state is not None
+            assert state.outer.profile is not None
+            assert len(state.outer.profile) == 4
+            stages.append((state.outer.step, state.outer.stage.stage.value))
+    main(words)
+    assert stages == [(2, "middle"), (3, "middle")]
+    assert results(tmp_path / "run") == results(tmp_path / "whole")
+    whole, again = (read_checkpoint(tmp_path / name, torch.device("cpu")) for name in ("whole", "run"))
+    assert whole is not None
+    assert again is not None
+    assert (whole.outer.profile, whole.outer.stage) == (again.outer.profile, again.outer.stage)
+    assert whole.outer.stage.stage.value == "late"
+    norms = torch.linalg.vector_norm(whole.outer.s[0].flatten(1), dim=1)
+    assert torch.allclose(norms, torch.ones(10))
+
+
 def test_overflow_stops_the_run_by_name_and_keeps_the_last_good_state(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     line = refused(command(root, tmp_path / "run", "--outer-lr", "1e38", "--curve-every", "6"), capfd, 1)
     assert line.startswith("error: outer step 1:")
@@ -252,6 +294,10 @@ def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixtur
         (["--network.norm", "batch"], "unknown norm 'batch'"),
         (["--outer-lr", "nan"], "outer_lr=nan"),
         (["--device", "abacus"], "no device 'abacus'"),
+        (["--method", "at-bptt"], "base=2, spread=10, horizon=4"),
+        ([*AT, "--outer-steps", "4"], "total=2 with patiences 1 and 1"),
+        ([*AT, "--adaptive.profile", "probe"], "unknown profile 'probe'"),
+        (["--hessian-rank", "-1"], "rank=-1"),
         (["--chunk", "0"], "chunk=0"),
         (["--seed", "-1"], "seed=-1"),
     ],

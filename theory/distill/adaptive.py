@@ -56,7 +56,7 @@ def _range(x: np.ndarray) -> np.ndarray:
 SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"standardised": standardised, "norms": lambda g: g}
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"rank": _rank, "range": _range, "sigmoid": lambda x: expit(standardised(x))}
 PLACEMENTS = ("end", "start")
-SOURCES = ("previous", "current")
+PROFILES = ("previous", "current")
 
 
 def softmax(score: np.ndarray, temperature: float) -> np.ndarray:
@@ -110,7 +110,7 @@ class AdaptiveWindow:
         _one_of("scores", self.scores, tuple(SCORES))
         _one_of("change", self.change, tuple(CHANGES))
         _one_of("placement", self.placement, PLACEMENTS)
-        _one_of("profile", self.profile, SOURCES)
+        _one_of("profile", self.profile, PROFILES)
 
     def at(self, stage: Stage, profile: Profile | None) -> "PlacedWindow":
         """The policy of one outer step. Without a profile (None) all positions are alike: uniform, of base length."""

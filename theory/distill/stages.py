@@ -36,7 +36,7 @@ class StageState:
 
 
 def _part(share: float, total: int) -> int:
-    """ceil(share * total), at least 1; the tolerance keeps a share such as 0.1 of 30 from rounding up to 4."""
+    """ceil(share * total), at least 1; the tolerance keeps 0.07 of 100, a little above 7 in floating point, at 7."""
     return max(1, math.ceil(share * total - 1e-9))
 
 

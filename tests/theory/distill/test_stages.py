@@ -84,10 +84,10 @@ def test_a_scripted_run():
 
 
 @pytest.mark.parametrize(
-    ("total", "share", "patience"), [(300, 0.125, 38), (200, 0.15, 30), (600, 0.05, 30), (600, 1 / 24, 25), (30, 0.1, 3), (5, 0.01, 1)]
+    ("total", "share", "patience"), [(300, 0.125, 38), (200, 0.15, 30), (600, 0.05, 30), (600, 1 / 24, 25), (100, 0.07, 7), (5, 0.01, 1)]
 )
 def test_patiences_are_rounded_up(total, share, patience):
-    """37.5 becomes 38; shares that are exact in decimals (0.1 of 30) do not gain one by rounding."""
+    """37.5 becomes 38; 0.07 of 100, in floating point a little above 7, stays 7."""
     assert StageClock(total, early_share=share, middle_share=0.01).early_patience == patience
 
 
