@@ -11,10 +11,11 @@ from sims.command import PRESETS, Program, Run, execute, rebuild
 from sims.encode.command import PROGRAM as ENCODE
 from sims.lab.options import parse_words, with_preset
 from sims.lab.run import RunError, main_guard
+from sims.measures.command import PROGRAM as MEASURE
 from sims.plan import Plan, show
 from sims.scaling.command import PROGRAM as SCALING
 
-PROGRAMS: dict[str, Program] = {program.name: program for program in (SCALING, ENCODE)}
+PROGRAMS: dict[str, Program] = {program.name: program for program in (SCALING, ENCODE, MEASURE)}
 
 
 @dataclass(frozen=True)

@@ -93,15 +93,27 @@ class HermiteLink:
 
     @property
     def radial_moment(self) -> float:
-        """E[g(z)^2 |z|^2] of the residual link, = r E g^2 + 2 E|grad g|^2 + 2 E[g Laplace g] (Gaussian integration by parts twice)."""
-        terms = {orders: c for c, orders in self.residual.terms}
-        total = 0.0
+        """E[g(z)^2 |z|^2] of the residual link."""
+        return float(self.residual.square_moments.sum())
+
+    @property
+    def square_moments(self) -> Float[np.ndarray, "r"]:
+        """E[g(z)^2 z_j^2] for every j, = E g^2 + 2 E (d_j g)^2 + 2 E[g d_jj g] (Gaussian integration by parts twice)."""
+        terms = {orders: c for c, orders in self.terms}
+        total = np.full(self.r, sum(c * c for c in terms.values()))
         for orders, c in terms.items():
-            total += (self.r + 2 * sum(orders)) * c * c
             for j, k in enumerate(orders):
                 lower = (*orders[:j], k - 2, *orders[j + 1 :])
-                total += 2.0 * c * terms.get(lower, 0.0) * math.sqrt(k * (k - 1)) if k >= 2 else 0.0
+                total[j] += 2.0 * k * c * c + (2.0 * c * terms.get(lower, 0.0) * math.sqrt(k * (k - 1)) if k >= 2 else 0.0)
         return total
+
+    @property
+    def quartic_traces(self) -> tuple[float, float]:
+        """(sum_abc A_ab C_abcc, tr A sum_ab C_aabb) with C = E[grad^4 g]: what terms of degree 4 add to gradients, against A."""
+        if self.degree < 4:
+            return 0.0, 0.0
+        traced = math.sqrt(24.0) * np.trace(self.degree_tensor(4), axis1=2, axis2=3)
+        return float(np.sum(self.hessian * traced)), float(np.trace(self.hessian) * np.trace(traced))
 
     @property
     def hessian(self) -> Float[np.ndarray, "r r"]:
@@ -125,13 +137,13 @@ class HermiteLink:
         """
         total = 0.0
         for degree in range(1, self.degree + 1):
-            tensor = self._tensor(degree)
+            tensor = self.degree_tensor(degree)
             for axis in range(degree):
                 tensor = np.moveaxis(np.tensordot(tensor, keep, axes=(axis, 0)), -1, axis)
             total += float(np.sum(tensor**2))
         return total
 
-    def _tensor(self, degree: int) -> np.ndarray:
+    def degree_tensor(self, degree: int) -> np.ndarray:
         """Symmetric tensor T with sum of squares equal to the variance of the degree-`degree` part."""
         tensor = np.zeros((self.r,) * degree)
         for c, orders in self.terms:
@@ -170,6 +182,14 @@ def _alternating(j: int) -> int:
     return 1 if j % 2 == 0 else -1
 
 
+def _weights(r: int, coefficients: Callable[[int], float], rest: dict[int, float]) -> HermiteLink:
+    """sum_j (c_j he_2(z_j) + sum_k rest_k he_k(z_j)), scaled to variance one; c_j = 0 loses the direction j from the expected Hessian."""
+    orders = {j: {2: coefficients(j)} | rest for j in range(r)}
+    scale = math.sqrt(sum(c * c for parts in orders.values() for c in parts.values()))
+    terms = [(c / scale, tuple(k if i == j else 0 for i in range(r))) for j, parts in orders.items() for k, c in parts.items() if c]
+    return HermiteLink(tuple(terms))
+
+
 def _pairs(r: int) -> HermiteLink:
     """Alternating he_2 on the diagonal plus cross terms z_j z_{j+1} on a path; three quarters of the variance on the diagonal."""
     if r == 1:
@@ -187,9 +207,12 @@ LINKS: dict[str, Callable[[int], HermiteLink]] = {
     "quartic": lambda r: _diagonal(r, {2: math.sqrt(0.8), 4: math.sqrt(0.2)}, _alternating),
     "linear-quadratic": lambda r: _diagonal(r, {1: math.sqrt(0.5), 2: math.sqrt(0.5)}, _alternating),
     "cross": _pairs,
+    "graded": lambda r: _weights(r, lambda j: _alternating(j) * 4.0 ** (-j / max(1, r - 1)), {}),
+    "lost": lambda r: _weights(r, lambda j: 0.0 if j == r - 1 else 2.0 * _alternating(j), {3: 1.0}),
     "odd": lambda r: _diagonal(r, {3: 1.0}),
 }
-"""Named links of unit variance, each a function of r. `odd` is the negative control: its expected Hessian is zero."""
+"""Named links of unit variance, each a function of r. `graded` has an expected Hessian of condition number 4; two are negative controls:
+`odd` has expected Hessian zero, that of `lost` misses the last direction (which only a cubic term uses)."""
 
 
 def make_link(name: str, r: int) -> HermiteLink:

@@ -8,36 +8,51 @@
 The paper (Kinoshita et al., arXiv:2603.14830, abstract) states the bound Theta~(r^2 d + L); everything in this module is derived here.
 
 Population. For links of degree <= 3, Stein's lemma and the gate's Hermite coefficients give exactly
-    g(w) = (2 pi)^(-1/2) [H w - (1/2)(w^T H w) w].
+    E g(w) = (2 pi)^(-1/2) [H w - (1/2)(w^T H w) w]                       (+ E[f x]/2 where the linear part is left in).
 Averaging over w on the sphere with 1{w.u >= 0}, m1 = E|w_1|:
-    D(u) = m1 / (2 sqrt(2 pi) (d+1)) [d H u + (1/2)(u^T H u - tr H) u].
+    E D(u) = m1 / (2 sqrt(2 pi) (d+1)) [d H u + (1/2)(u^T H u - tr H) u]  (+ E[f x]/4).
 Energies on and off S* follow from the sphere's moments, for A of size r and E over the sphere of R^d:
     E u^T H u = tr H/d,  E (u^T H u)^2 = (2+tau)|H|^2/(d(d+2)),  and |P u|^2 multiplies these by (r+2)/(d+2) and (r+4)/(d+4).
-Links of degree 4 add terms of relative size 1/d inside S* (amplitude) that are left out.
+Degree 4 adds -(1/6) C_4(w,w,w) + (1/8) C_4(w,w,w,w) w; of these the cross terms with H w and with -(1/2)(w^T H w) w are kept, for rows
+-X/(d(d+2)) on S* and -(1/8)(12 X + 3 tr A tr^2 C_4)(d-r)/(d(d+2)(d+4)(d+6)) off it, X = <A, tr C_4>. Their own energy, 1/d^2 of the
+whole, is not.
 
-Noise. Exact least squares makes sum_n y_n = sum_n y_n x_n = 0, so each weight k(x) (the gate, or its average) may be replaced by its
-part orthogonal to {1, x}: for the gate x(G - 1/2) - w/sqrt(2 pi) with (G - 1/2)^2 = 1/4; for the averaged gate kappa_0 = 1/4 + h,
-h = arcsin(cos(x, u))/(2 pi), x h - eta u with eta = E[(x.u) h]. Fitting d + 1 coefficients takes the factor 1 - (d+1)/N. Directions
-off S* carry sigma^2 each, those on S* carry chi together (the subtracted part meets x G once and itself once: 2 chi - sigma^2 r where
-directions off S* have sigma^2 (d - r)). For uniform u the cosine is independent of x, so E h^2 multiplies both.
-The signal shrinks too: a residual drops its own leverage, (1 + |x|^2)/N, and for a quadratic target E[|x|^2 y x (G - 1/2)] is d + 4
-times the signal (homogeneous parts of degree 3 and 1 weigh 3/2 and -1/2), so its amplitude takes the factor 1 - (d+5)/N.
-Without preprocessing the gate has mean square 1/2 and kappa_0 mean square 1/16 + E h^2: the constant makes the d^3/N law.
+Even and centred part. The mean of g over w is (1/2N) sum_n y_n x_n, the same for every row; what is left has the gate G - 1/2, or for
+D(u) the kernel h = arcsin(cos(x, u))/(2 pi) in place of kappa_0 = 1/4 + h, where that mean enters with half its size. Cross terms
+vanish on averaging over w or u, so energies add:  E(g) = E_even + E_centred,  E_inf(D) = E_even/4 + E_h.
 
-Finite K. Given the data the w_i are independent and |g|^2 is even in w, so for energies on or off S* alike
+Noise of the centred part. Removing mean and linear part (either way) leaves from each weight what is orthogonal to {1, x}:
+x(G - 1/2) - w/sqrt(2 pi) with (G - 1/2)^2 = 1/4;  x h - eta u with eta = E[(x.u) h]. Fitting d + 1 coefficients takes the factor
+1 - (d+1)/N. Directions off S* carry sigma^2 each, those on S* carry chi together (the subtracted part meets x G once and itself once:
+2 chi - sigma^2 r where directions off S* have sigma^2 (d - r)). For uniform u the cosine is independent of x, so E h^2 multiplies both.
+The signal shrinks too: a residual drops its own leverage, (1 + |x|^2)/N, and for a quadratic target E[|x|^2 y x (G - 1/2)] is d + 3
+times the signal and (tr H) w/sqrt(2 pi), which the fitted intercept gives back (E[xbar.beta^] = tr H/N), so its amplitude takes the
+factor 1 - (d+4)/N.
+
+Even part. With S = X^T X/N, beta = E[f x], s = (1/N) sum (h + xi) x (h: f without its linear part; E|P s|^2 = chi/N, sigma^2/N in each
+direction off S*), gamma = d/N:
+    ols        0: residuals are orthogonal to (1, x)
+    none       (1/2N) sum y x: beta/2 in the mean, (chi, sigma^2 (d - r)) / 4N around it (chi, sigma^2 of the full label)
+    one-shot   (1/2)(I - S)(S beta + s), because beta^ = S beta + s. Wishart moments: E(I - S) S beta = -((d+1)/N) beta; energy around it
+               |beta|^2 gamma (1 + 3 gamma), isotropic ((r+1, d-r)/d); E|(I - S) s|^2 = |s|^2 (gamma + gamma^2), isotropic.
+One-shot removal also leaves in the centred part of the rows -(beta.xbar) w/sqrt(2 pi) and -(1/N) sum x x^T (G - 1/2) (S - I) beta,
+energies |beta|^2/(2 pi N) and |beta|^2 gamma^2/4; both are 1/d of the rest.
+
+Finite K. Given the data the w_i are independent, so averaged over w and u, for energies on or off S* alike,
     E_K(D) = (1 - 1/K) E_inf(D) + (1/2K) E(g).
 """
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from scipy.integrate import quad
 from scipy.special import beta as beta_function
 from scipy.special import gammaln
 
 from theory.multi_index import HermiteLink, residual_second_moment
 
-PREPROCESSING = ("ols", "none")
+PREPROCESSING = ("ols", "one-shot", "none")
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,12 @@ def cosine_moment(d: int, power: int) -> float:
     return 2.0 * density * quad(integrand, 0.0, math.pi / 2, epsabs=0.0, epsrel=1e-10, limit=200)[0]
 
 
+def kernel_moments(d: int) -> tuple[float, float]:
+    """(E h^2, eta^2/d) for h = arcsin(cos(x, u))/(2 pi) and eta = E[(x.u) h], x ~ N(0, I_d) and u uniform."""
+    eta = math.sqrt(2.0) * math.exp(gammaln((d + 1) / 2) - gammaln(d / 2)) * cosine_moment(d, 1) / (2.0 * math.pi)
+    return cosine_moment(d, 2) / (4.0 * math.pi**2), eta**2 / d
+
+
 def _check(link: HermiteLink, d: int, n: int, preprocessing: str) -> None:
     if preprocessing not in PREPROCESSING:
         raise ValueError(f"unknown preprocessing {preprocessing!r}; known: {', '.join(PREPROCESSING)}")
@@ -86,6 +107,8 @@ def _check(link: HermiteLink, d: int, n: int, preprocessing: str) -> None:
         raise ValueError(f"need 1 <= r <= d and d >= 2: r={link.r}, d={d}")
     if n <= d + 1:
         raise ValueError(f"least squares needs N > d + 1 samples: N={n}, d={d}")
+    if preprocessing != "ols" and link.mean != 0.0:
+        raise ValueError(f"without least squares the predictions are those of a link of mean zero: mean={link.mean:g}")
 
 
 def _hessian_sums(link: HermiteLink) -> tuple[float, float]:
@@ -94,63 +117,93 @@ def _hessian_sums(link: HermiteLink) -> tuple[float, float]:
     return float((a * a).sum()), float(a.trace()) ** 2
 
 
-def _signal_shrinkage(d: int, n: int, preprocessing: str) -> float:
-    """Energy factor that exact least squares on the same N samples takes from the signal."""
-    return (1.0 - (d + 5) / n) ** 2 if preprocessing == "ols" else 1.0
+def _label_moments(link: HermiteLink, noise: float, preprocessing: str) -> tuple[float, float, float]:
+    """(sigma^2, chi, |beta|^2): of the residual label, of the full one where nothing is removed."""
+    beta2 = float(np.sum(link.linear**2))
+    if preprocessing == "none":
+        moments = link.square_moments + noise**2
+        return link.variance + noise**2, float(moments.sum()), beta2
+    return residual_second_moment(link, noise), link.radial_moment + noise**2 * link.r, beta2
+
+
+def signal_shrinkage(d: int, n: int, preprocessing: str) -> float:
+    """Amplitude factor that removing mean and linear part of the same N samples takes from the signal."""
+    return 1.0 if preprocessing == "none" else 1.0 - (d + 4) / n
+
+
+def _noise_factor(d: int, n: int, preprocessing: str) -> float:
+    return 1.0 / n if preprocessing == "none" else (1.0 - (d + 1) / n) / n
+
+
+def even_part(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str = "ols") -> Energy:
+    """Energy of (1/2N) sum_n y_n x_n, the mean of the teacher's rows over w; points carry a quarter of it."""
+    _check(link, d, n, preprocessing)
+    if preprocessing == "ols":
+        return Energy(0.0, 0.0)
+    r, gamma, (sigma2, chi, beta2) = link.r, d / n, _label_moments(link, noise, preprocessing)
+    if preprocessing == "none":
+        return Energy(beta2 + (chi - beta2) / n, sigma2 * (d - r) / n) * 0.25
+    spread = beta2 * (1.0 + 3.0 * gamma) / n
+    mixed = (chi + sigma2 * (d - r)) / n * ((d + 1) / n + (d * d + 3 * d + 4) / n**2) / d
+    on = beta2 * ((d + 1) / n) ** 2 + spread * (r + 1) + mixed * r
+    return Energy(on, (spread + mixed) * (d - r)) * 0.25
 
 
 def row_population(link: HermiteLink, d: int) -> Energy:
-    """Energy of E g(w), averaged over w on the sphere; exact for degree <= 3."""
+    """Energy of the centred part of E g(w), averaged over w on the sphere; exact for degree <= 3, next order in 1/d for 4."""
     r, (h2, t2) = link.r, _hessian_sums(link)
     fourth = (2 * h2 + t2) / (d * (d + 2))
-    on = h2 / d - fourth + 0.25 * fourth * (r + 4) / (d + 4)
-    off = 0.25 * fourth * (d - r) / (d + 4)
+    inner, outer = link.quartic_traces
+    on = h2 / d - fourth + 0.25 * fourth * (r + 4) / (d + 4) - inner / (d * (d + 2))
+    off = (0.25 * fourth - 0.125 * (12 * inner + 3 * outer) / (d * (d + 2) * (d + 6))) * (d - r) / (d + 4)
     return Energy(on, off) * (1.0 / (2.0 * math.pi))
 
 
 def row_noise(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str = "ols") -> Energy:
-    """Energy of the fluctuation of g(w) over samples; leading order in 1/N, next order in 1/d."""
+    """Energy of the fluctuation over samples of the centred part of g(w); leading order in 1/N, next order in 1/d."""
     _check(link, d, n, preprocessing)
-    r, sigma2 = link.r, residual_second_moment(link, noise)
-    chi = link.radial_moment + noise**2 * r
+    r, (sigma2, chi, beta2) = link.r, _label_moments(link, noise, preprocessing)
     if preprocessing == "none":
-        return Energy(chi / 2, sigma2 * (d - r) / 2) * (1.0 / n)
+        return Energy(chi / 4, sigma2 * (d - r) / 4) * (1.0 / n)
     explained = 1.0 / (2.0 * math.pi * d)
     on = chi / 4 - (2.0 * chi - sigma2 * r) * explained
-    return Energy(on, sigma2 * (d - r) * (0.25 - explained)) * ((1.0 - (d + 1) / n) / n)
+    energy = Energy(on, sigma2 * (d - r) * (0.25 - explained)) * _noise_factor(d, n, preprocessing)
+    if preprocessing == "ols":
+        return energy
+    left = beta2 / n * (explained + 0.25 * d / n)
+    return energy + Energy(left * r, left * (d - r))
 
 
 def teacher_rows(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str = "ols") -> Energy:
     """E|P g|^2 and E|(I - P) g|^2 of the rows of the teacher's first gradient."""
-    return row_population(link, d) * _signal_shrinkage(d, n, preprocessing) + row_noise(link, noise, d, n, preprocessing)
+    centred = row_population(link, d) * signal_shrinkage(d, n, preprocessing) ** 2 + row_noise(link, noise, d, n, preprocessing)
+    return even_part(link, noise, d, n, preprocessing) + centred
 
 
 def point_population(link: HermiteLink, d: int) -> Energy:
-    """Energy of E D(u) at K = infinity, averaged over u on the sphere; exact for degree <= 3."""
+    """Energy of the centred part of E D(u) at K = infinity, averaged over u on the sphere; as exact as `row_population`."""
     r, (h2, t2) = link.r, _hessian_sums(link)
     first, fourth = t2 / d, (2 * h2 + t2) / (d * (d + 2))
     on = d * h2 + d * (fourth - first) + 0.25 * (fourth * (r + 4) / (d + 4) - 2 * first * (r + 2) / (d + 2) + t2 * r / d)
     off = 0.25 * (fourth * (d - r) / (d + 4) - 2 * first * (d - r) / (d + 2) + t2 * (d - r) / d)
-    return Energy(on, off) * ((mean_abs_coordinate(d) / (d + 1)) ** 2 / (8.0 * math.pi))
+    return Energy(on - link.quartic_traces[0], off) * ((mean_abs_coordinate(d) / (d + 1)) ** 2 / (8.0 * math.pi))
 
 
 def point_noise(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str = "ols") -> Energy:
-    """Energy of the fluctuation of D(u) over samples at K = infinity."""
+    """Energy of the fluctuation over samples of the centred part of D(u) at K = infinity."""
     _check(link, d, n, preprocessing)
-    r, sigma2 = link.r, residual_second_moment(link, noise)
-    chi = link.radial_moment + noise**2 * r
-    h2 = cosine_moment(d, 2) / (4.0 * math.pi**2)
+    r, (sigma2, chi, _) = link.r, _label_moments(link, noise, preprocessing)
+    kernel, explained = kernel_moments(d)
     if preprocessing == "none":
-        return Energy(chi, sigma2 * (d - r)) * ((1.0 / 16.0 + h2) / n)
-    eta = math.sqrt(2.0) * math.exp(gammaln((d + 1) / 2) - gammaln(d / 2)) * cosine_moment(d, 1) / (2.0 * math.pi)
-    explained = eta**2 / d
-    on = chi * h2 - (2.0 * chi - sigma2 * r) * explained
-    return Energy(on, sigma2 * (d - r) * (h2 - explained)) * ((1.0 - (d + 1) / n) / n)
+        return Energy(chi, sigma2 * (d - r)) * (kernel / n)
+    on = chi * kernel - (2.0 * chi - sigma2 * r) * explained
+    return Energy(on, sigma2 * (d - r) * (kernel - explained)) * _noise_factor(d, n, preprocessing)
 
 
 def distilled_points(link: HermiteLink, noise: float, d: int, n: int, k: int | None = None, preprocessing: str = "ols") -> Energy:
     """E|P D|^2 and E|(I - P) D|^2 of the distilled points; k distinct first-layer directions, None for the kernel limit."""
-    limit = point_population(link, d) * _signal_shrinkage(d, n, preprocessing) + point_noise(link, noise, d, n, preprocessing)
+    centred = point_population(link, d) * signal_shrinkage(d, n, preprocessing) ** 2 + point_noise(link, noise, d, n, preprocessing)
+    limit = even_part(link, noise, d, n, preprocessing) * 0.25 + centred
     if k is None:
         return limit
     if k < 1:
