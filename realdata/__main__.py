@@ -23,13 +23,15 @@ from sims.lab.run import main_guard
 
 @dataclass(frozen=True)
 class Data:
-    """Check the files of a data set: present, readable, counts, published checksums."""
+    """Check the files of a data set: present, readable, every picture decodable, counts, images per class, published checksums."""
 
     action: Positional[Literal["verify"]]
     root: Positional[Path]
     """Folder with the files."""
     dataset: str
-    """Data set: cifar10 or mnist."""
+    """Data set: cifar10, cifar100, cifar100-coarse, mnist, fashion-mnist, tiny-imagenet, imagenet1k, imagenette, imagewoof, imagefruit or
+    imagemeow (photographs also at another side in pixels: imagenette-64), or a description of your own: folders:3x64x64:10 (channels,
+    height, width, classes), arrays:3x32x32:10, idx:1x28x28:10."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +103,12 @@ def report(out: Path, place: Path) -> None:
 def verify(command: Data) -> None:
     """Prints one row a file; ends with status 2 when a file is missing, damaged or not the published one."""
     checks = data.verify(command.dataset, command.root)
-    rows = [(c.file, c.split, c.size, c.images, c.checksum, c.fault or "ok") for c in checks]
-    terminal_table(f"{command.dataset} in {command.root}", ("file", "split", "bytes", "images", "md5", "verdict"), rows)
+    rows = [(c.file, c.split, c.size, c.images, c.per_class, c.checksum, c.fault or "ok") for c in checks]
+    terminal_table(f"{command.dataset} in {command.root}", ("file", "split", "bytes", "images", "per class", "md5", "verdict"), rows)
     faults = [c for c in checks if c.fault]
     if faults:
         raise RunError(
-            f"{len(faults)} of {len(checks)} files of {command.dataset} are not in order, first {faults[0].file}: {faults[0].fault}"
+            f"{len(faults)} of {len(checks)} rows of {command.dataset} are not in order, first {faults[0].file}: {faults[0].fault}"
         )
 
 

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from realdata import data
+from realdata.data.cifar import read_pickle
+from realdata.data.idx import read_idx
 from sims.lab.files import RunError
 from tests.realdata.files import idx_bytes, python2_pickle, write_cifar, write_mnist
 from tests.strategies import seeds
@@ -25,7 +27,7 @@ from tests.strategies import seeds
 def test_idx_round_trip(tmp_path_factory: pytest.TempPathFactory, array: np.ndarray, packed: bool):
     path = tmp_path_factory.mktemp("idx") / ("a.gz" if packed else "a")
     path.write_bytes(gzip.compress(idx_bytes(array)) if packed else idx_bytes(array))
-    read = data.read_idx(path)
+    read = read_idx(path)
     assert read.shape == array.shape
     assert np.array_equal(read, array)
 
@@ -37,7 +39,7 @@ def test_idx_cut_anywhere_is_refused_by_name(tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("idx") / ("cut.gz" if packed else "cut")
     path.write_bytes(whole[: min(cut, len(whole) - 1)])
     with pytest.raises(RunError, match=str(path)):
-        data.read_idx(path)
+        read_idx(path)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_idx_cut_anywhere_is_refused_by_name(tmp_path_factory: pytest.TempPathFa
 def test_other_idx_files_are_refused(tmp_path: Path, content: bytes):
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(RunError, match="fetch it again"):
-        data.read_idx(tmp_path / "f")
+        read_idx(tmp_path / "f")
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -66,7 +68,7 @@ def test_mnist_is_found_and_read(tmp_path: Path, compress: bool, place: str, mon
     train, test = (data.load("mnist", tmp_path, split) for split in ("train", "test"))
     assert (train.images.shape, test.images.shape) == ((30, 1, 28, 28), (20, 1, 28, 28))
     assert train.labels.dtype == np.int64
-    raw = data.read_idx(next((tmp_path / place).glob("train-images*")))
+    raw = read_idx(next((tmp_path / place).glob("train-images*")))
     assert np.array_equal(train.images[:, 0], raw)
 
 
@@ -121,7 +123,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path, kin
     path = tmp_path / "data_batch_1"
     path.write_bytes(_evil_pickles(marker)[kind])
     with pytest.raises(RunError) as caught:
-        data.read_pickle(path)
+        read_pickle(path)
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
@@ -137,7 +139,7 @@ def test_a_truncated_pickle_is_refused_by_name(tmp_path_factory: pytest.TempPath
     whole = python2_pickle({b"data": np.zeros((2, 3072), dtype=np.uint8), b"labels": [0, 1]})
     path.write_bytes(whole[: int(cut * len(whole))])
     with pytest.raises(RunError, match=str(path)):
-        data.read_pickle(path)
+        read_pickle(path)
 
 
 @pytest.mark.parametrize(
@@ -160,14 +162,14 @@ def test_pickles_of_other_content_are_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_faults_name_the_path_and_the_mend(tmp_path: Path):
-    with pytest.raises(RunError, match="unknown data set 'cifar-11': choose one of cifar10, mnist"):
+    with pytest.raises(RunError, match="unknown data set 'cifar-11': choose one of cifar10, cifar100"):
         data.load("cifar-11", tmp_path, "train")
     with pytest.raises(RunError, match="is no folder: give the place"):
         data.load("mnist", tmp_path / "absent", "train")
     with pytest.raises(RunError, match="no mnist files under"):
         data.load("mnist", tmp_path, "train")
     write_mnist(tmp_path, np.random.default_rng(0), counts=(30, 20))
-    with pytest.raises(RunError, match=r"has 30 images .* expected 60000"):
+    with pytest.raises(RunError, match="has 30 images, expected 60000"):
         data.load("mnist", tmp_path, "train")
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(RunError, match="train-labels-idx1-ubyte is missing"):

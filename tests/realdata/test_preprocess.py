@@ -76,7 +76,7 @@ def test_stored_transform_does_the_same(rng: np.random.Generator, kind: str):
 
 def test_unknown_transforms_are_refused():
     images = some_images(np.random.default_rng(0))
-    with pytest.raises(RunError, match="'pca': choose standardise or zca"):
+    with pytest.raises(RunError, match="'pca': choose one of standardise, zca, published-mnist"):
         preprocess.fit("pca", images)
     with pytest.raises(RunError, match="no transform has exactly"):
         preprocess.load_transform({"mean": np.zeros(3)})

@@ -275,7 +275,7 @@ def test_evaluation_reads_the_test_split_once_and_last(
 
 def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixture[str]):
     line = refused(["data", "verify", str(root), "--dataset", "mnist"], capfd)
-    assert "4 of 4 files of mnist are not in order" in line
+    assert "4 of 6 rows of mnist are not in order" in line
 
 
 @pytest.mark.parametrize(
