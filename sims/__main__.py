@@ -14,8 +14,9 @@ from sims.lab.run import RunError, main_guard
 from sims.measures.command import PROGRAM as MEASURE
 from sims.plan import Plan, show
 from sims.scaling.command import PROGRAM as SCALING
+from sims.unroll.command import PROGRAM as UNROLL
 
-PROGRAMS: dict[str, Program] = {program.name: program for program in (SCALING, ENCODE, MEASURE)}
+PROGRAMS: dict[str, Program] = {program.name: program for program in (SCALING, ENCODE, MEASURE, UNROLL)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,210 @@
+"""Figures of the practical algorithms: what is encoded over outer steps, the unroll itself, risk over floats, floats over d and r."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sims import figures
+from sims.lab.store import Row
+from sims.unroll.experiment import Unroll
+from sims.unroll.laws import CRITERIA, Law, curves, level, point_floats
+
+MARKS = "os^vD*PhX<"
+DASHES = ("-", "--", ":")
+CURVES = {
+    "off_row_increments": "off-S* energy of the rows' increment",
+    "angle_points": "largest angle of the points, degrees",
+    "risk_erased": "test risk, head on erased rows",
+    "risk_trained": "test risk, set alone",
+}
+
+Files = dict[str, bytes | str]
+
+
+def _style(k: int) -> dict[str, Any]:
+    """Colour, dashes and mark of the k-th method: different for each of the first thirty."""
+    return {
+        "color": figures.colour(k),
+        "ls": DASHES[k // len(figures.COLOURS) % len(DASHES)],
+        "marker": MARKS[k % len(MARKS)],
+        "ms": 3,
+        "lw": 1.1,
+    }
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    """Beside the panels: ten methods fit into none."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=7)
+
+
+def encode_files(detail: Mapping[str, list[Row]]) -> Files:
+    """encode.png: medians and ranges over draws against the outer step; sets without an outer loop are lines."""
+    lines: list[tuple[Any, ...]] = []
+    for method, rows in detail.items():
+        for k, step in enumerate(rows[0]["curve_step"]):
+            lines.append((method, step, *(float(np.median([row[f"curve_{name}"][k] for row in rows])) for name in CURVES)))
+    out: Files = dict(figures.files(_encode_figure(detail), "encode"))
+    return out | {"encode.csv": _csv(("method", "outer step", *CURVES), lines)}
+
+
+@figures.styled
+def _encode_figure(detail: Mapping[str, list[Row]]) -> Figure:
+    figure, axes = figures.new_figure(len(CURVES))
+    last = 1 + max(rows[0]["curve_step"][-1] for rows in detail.values())
+    for axis, (name, label) in zip(axes, CURVES.items(), strict=True):
+        for k, (method, rows) in enumerate(detail.items()):
+            stack = np.array([row[f"curve_{name}"] for row in rows])
+            steps = np.array(rows[0]["curve_step"]) + 1
+            if stack.shape[1] == 1:
+                steps, stack = np.array([1, last]), np.repeat(stack, 2, axis=1)
+            axis.plot(steps, np.median(stack, axis=0), label=method, **_style(k))
+            axis.fill_between(steps, stack.min(axis=0), stack.max(axis=0), color=figures.colour(k), alpha=0.08, lw=0)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("outer step + 1")
+        axis.set_ylabel(label)
+    _legend(figure, axes[0])
+    return figure
+
+
+def unroll_files(detail: Mapping[str, list[Row]]) -> Files:
+    """unroll.png: gradient norms along the training run, windows drawn, what the meta-gradient leaves out."""
+    lines = [
+        (method, when, t, float(np.median([row[f"profile_{when}"][t] for row in rows])))
+        for method, rows in detail.items()
+        for when in ("start", "end")
+        for t in range(len(rows[0]["profile_end"]))
+    ]
+    out: Files = dict(figures.files(_unroll_figure(detail), "unroll"))
+    return out | {"unroll.csv": _csv(("method", "set", "inner step", "gradient norm"), lines)}
+
+
+@figures.styled
+def _unroll_figure(detail: Mapping[str, list[Row]]) -> Figure:
+    figure, (left, middle, right) = figures.new_figure(3)
+    looped = {method: rows for method, rows in detail.items() if rows[0]["window_starts"]}
+    for k, (method, rows) in enumerate(detail.items()):
+        profile = np.median([row["profile_end"] for row in rows], axis=0)
+        left.plot(np.arange(len(profile)), profile, label=method, **_style(k))
+        if method in looped and len(profile) > 1:
+            starts = np.concatenate([row["window_starts"] for row in rows])
+            stops = np.concatenate([row["window_stops"] for row in rows])
+            share = [float(np.mean((starts <= t) & (t < stops))) for t in range(int(stops.max()))]
+            style: dict[str, Any] = _style(k) | {"marker": "", "drawstyle": "steps-post"}
+            middle.plot(np.arange(len(share) + 1), [*share, share[-1]], **style)
+    left.set_yscale("log")
+    left.set_xlabel("inner step t")
+    left.set_ylabel("gradient norm on the final set")
+    middle.set_xlabel("inner step t")
+    middle.set_ylabel("share of windows that hold it")
+    place = np.arange(len(looped))
+    bars = (
+        ("cosine_truncation_end", "whole unroll, final set"),
+        ("cosine_full_start", "BPTT, start"),
+        ("cosine_full_end", "BPTT, final set"),
+    )
+    for j, (name, label) in enumerate(bars):
+        found = [[row[name] for row in rows if row[name] is not None] for rows in looped.values()]
+        heights = [float(np.median(values)) if values else 0.0 for values in found]
+        right.bar(place + 0.27 * (j - 1), heights, 0.25, color=figures.colour(j), label=label)
+    right.axhline(0.0, color="black", lw=0.8)
+    right.set_xticks(place, list(looped), rotation=40, ha="right", fontsize=7)
+    right.set_ylabel("cosine of meta-gradients")
+    right.legend(fontsize=6, loc="lower left", frameon=True)
+    _legend(figure, left)
+    return figure
+
+
+def floats_files(config: Unroll, rows: Sequence[Row]) -> Files:
+    """floats.png: every criterion over stored floats at the middle d and the first r."""
+    d, r = config.base_d, config.r[0]
+    medians = {
+        (method, name): np.median(curves(config, rows, name, method=method, d=d, r=r), axis=0)
+        for method in config.method
+        for name in CRITERIA
+        if method != "full-data"
+    }
+    lines = [
+        (method, name, m1, m1 * point_floats(config, method, d), float(value))
+        for (method, name), curve in medians.items()
+        for m1, value in zip(config.M1, curve, strict=True)
+    ]
+    out: Files = dict(figures.files(_floats_figure(config, medians), "floats"))
+    return out | {"floats.csv": _csv(("method", "criterion", "M1", "floats", "median"), lines)}
+
+
+@figures.styled
+def _floats_figure(config: Unroll, medians: Mapping[tuple[str, str], np.ndarray]) -> Figure:
+    figure, axes = figures.new_figure(len(CRITERIA))
+    labels = {"head": "test risk, head on erased rows", "alone": "test risk, set alone", "angle": "angle of the rows' increment, degrees"}
+    methods = list(dict.fromkeys(method for method, _ in medians))
+    for axis, name in zip(axes, CRITERIA, strict=True):
+        for k, method in enumerate(methods):
+            curve = medians[method, name]
+            x = np.array(config.M1) * point_floats(config, method, config.base_d)
+            seen = np.isfinite(curve)
+            axis.plot(x[seen], curve[seen], label=method, **_style(k))
+        axis.axhline(level(config, name), color="black", ls=":", lw=1)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("stored floats of the set")
+        axis.set_ylabel(labels[name])
+    _legend(figure, axes[0])
+    return figure
+
+
+def law_files(laws: Sequence[Law]) -> Files:
+    """law.png: floats* over d (upper row of panels: left to right the criteria) and over r."""
+    lines = [
+        (law.method, law.criterion, law.axis, x, y, *(interval or (None, None)))
+        for law in laws
+        for x, y, interval in zip(law.found.x, law.found.y, law.found.intervals, strict=True)
+    ]
+    out: Files = {"law.csv": _csv(("method", "criterion", "axis", "x", "floats", "low", "high"), lines)}
+    return out | dict(figures.files(_law_figure(laws), "law"))
+
+
+@figures.styled
+def _law_figure(laws: Sequence[Law]) -> Figure:
+    panels = list(dict.fromkeys((law.axis, law.criterion) for law in laws))
+    figure, axes = figures.new_figure(len(panels))
+    methods = list(dict.fromkeys(law.method for law in laws))
+    for axis, (name, criterion) in zip(axes, panels, strict=True):
+        here = [law for law in laws if (law.axis, law.criterion) == (name, criterion)]
+        _law_panel(axis, here, methods)
+        axis.set_title(f"{criterion}, over {name}", fontsize=9)
+    _legend(figure, axes[0])
+    return figure
+
+
+def _law_panel(axis: Axes, laws: Sequence[Law], methods: Sequence[str]) -> None:
+    x = laws[0].found.x
+    for law in laws:
+        k = methods.index(law.method)
+        y = np.array(law.found.y)
+        seen = np.isfinite(y) & (y > 0)
+        shift = 1.015 ** (k - len(methods) / 2)
+        intervals = [interval or (v, v) for v, interval, s in zip(y, law.found.intervals, seen, strict=True) if s]
+        low, high = np.array(intervals).reshape(-1, 2).T
+        error = [np.maximum(0.0, y[seen] - low), np.maximum(0.0, high - y[seen])]
+        style: dict[str, Any] = {"yerr": error, "capsize": 2, "label": law.method} | _style(k)
+        axis.errorbar(np.array(x)[seen] * shift, y[seen], **style)
+    anchors = [figures.centre(law.found.x, law.found.y) for law in laws]
+    anchor = next((found for found in anchors if found is not None), None)
+    for slope, style in ((1.0, {"color": "0.3"}), (2.0, {"color": "0.7", "ls": "--"})):
+        if anchor is not None:
+            figures.power_line(axis, x, anchor, slope, f"slope {slope:g}", **style)
+    figures.log_log(axis, laws[0].axis, "floats*", x)
+
+
+def _csv(names: Sequence[str], lines: Sequence[tuple[Any, ...]]) -> str:
+    return figures.csv({name: [_cell(line[k]) for line in lines] for k, name in enumerate(names)})
+
+
+def _cell(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
