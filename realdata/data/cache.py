@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from realdata.data.folders import Listing, decode
-from sims.lab.files import RunError, atomic_write, make_folder
+from sims.lab.files import RunError, atomic_write
 from sims.lab.progress import progress
 
 VERSION = 1  # of what `decode` makes of a picture
@@ -53,7 +53,7 @@ def cached_images(listing: Listing, split: str, shape: Shape) -> np.ndarray:
     if (images := _mapped(place, full)) is not None:
         return images
     try:
-        make_folder(place.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
         with _only_here(place):
             if (images := _mapped(place, full)) is not None:  # another process made it meanwhile
                 return images
@@ -114,7 +114,8 @@ def _build(place: Path, listing: Listing, shape: Shape) -> None:
     making.mkdir(exist_ok=True)
     _refuse_small_disk(making, full)
     file, start = _laid_out(making / "images.npy", full)
-    done = _logged(making / "done.log", _chunks(full[0]))
+    there = np.load(file, mmap_mode="r", allow_pickle=False)
+    done = {k: crc for k, crc in _logged(making / "done.log", _chunks(full[0])).items() if zlib.crc32(_chunk(there, k)) == crc}
     todo = [k for k in range(_chunks(full[0])) if k not in done]
 
     def work(k: int) -> tuple[int, int]:
