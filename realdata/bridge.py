@@ -1,4 +1,4 @@
-"""Any torch network as an inner problem of `theory.distill`, and its loss on real images as an objective: where autograd is called.
+"""Any torch network as an inner problem of `theory.distill`, and its loss on real images as an objective.
 
     S       (images,) with fixed labels, or (images, logits) with learned ones;  images (classes * ipc, channels, height, width),
             class-major: the ipc images of class 0 first
@@ -7,13 +7,12 @@
     loss    cross-entropy of the network at the warped batch; learned labels enter as softmax(logits)
     g = d loss / d theta;   H c = (d g / d theta)^T c,   M c = (d g / d S)^T c
 
-H c and M c are exact: reverse over reverse, d <c, g> / d (theta, x) at the warped batch x, then one pullback of the x part through the
-warp to S (so warps need only a first derivative). The module is a template: its own parameter values are never read or changed.
+H c and M c are exact: `realdata.second_order` gives the products at the warped batch, then one pullback of the image part through the
+warp leads to S (so warps need only a first derivative). The module is a template: its own parameter values are never read or changed.
 """
 
 import copy
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,8 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from realdata.augment import Augment, Warp
-
-Tensors: TypeAlias = tuple[torch.Tensor, ...]
+from realdata.lift import Tensors
+from realdata.second_order import StepDerivatives, compiler_here, derivatives, forward, leaf
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +55,9 @@ def fresh_parameters(module: nn.Module, rng: np.random.Generator, dtype: torch.d
     return tuple(p.detach().to(device, dtype) for p in drawn.parameters())
 
 
-def forward(module: nn.Module, theta: Tensors, images: torch.Tensor) -> torch.Tensor:
-    """Logits (n, classes) of the network with parameters theta."""
-    names = (name for name, _ in module.named_parameters())
-    return torch.func.functional_call(module, dict(zip(names, theta, strict=True)), (images,))
-
-
-def _leaf(x: Tensors) -> Tensors:
-    """The same numbers, as independent variables of a new graph."""
-    return tuple(a.detach().requires_grad_() for a in x)
+def _pulled_back(batch: Tensors, s: Tensors, cotangents: Tensors) -> Tensors:
+    """(d batch / d S)^T cotangents."""
+    return torch.autograd.grad(batch, s, cotangents)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +66,8 @@ class ModuleProblem:
 
     labels           (classes * ipc,) int64, or (classes * ipc, classes) probabilities, fixed; None: S carries logits as its second leaf
     batch_per_class  images of each class in one step, drawn without replacement; None: all
+    product          how second-order products are made: fast, autograd, or auto (fast where every layer is covered)
+    compiled         compile the step and its product where a compiler is found, once for all steps; on a GPU replay them as CUDA graphs
     """
 
     module: nn.Module
@@ -83,6 +78,9 @@ class ModuleProblem:
     batch_per_class: int | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    product: str = "auto"
+    compiled: bool = False
+    step: StepDerivatives = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_template(self.module)
@@ -90,6 +88,9 @@ class ModuleProblem:
             raise ValueError(f"a distilled set needs at least one image per class: ipc={self.ipc}")
         if self.batch_per_class is not None and not 1 <= self.batch_per_class <= self.ipc:
             raise ValueError(f"the batch per class must lie in [1, ipc={self.ipc}]: batch_per_class={self.batch_per_class}")
+        compiled = self.compiled and compiler_here(self.device)
+        captured = compiled and self.device.type == "cuda"
+        object.__setattr__(self, "step", derivatives(self.module, self.product, compiled=compiled, captured=captured))
 
     def init(self, rng: np.random.Generator) -> Tensors:
         return fresh_parameters(self.module, rng, self.dtype, self.device)
@@ -106,32 +107,30 @@ class ModuleProblem:
         chosen = s if xi.rows is None else tuple(leaf[torch.from_numpy(xi.rows).to(leaf.device)] for leaf in s)
         return chosen if xi.warp is None else (xi.warp(chosen[0]), *chosen[1:])
 
-    def _loss(self, theta: Tensors, batch: Tensors, xi: Batch) -> torch.Tensor:
+    def _probabilities(self, xi: Batch) -> torch.Tensor | None:
+        """The fixed label probabilities of one step, (n, classes)."""
         if self.labels is None:
-            target = torch.softmax(batch[1], dim=1)
-        else:
-            target = self.labels if xi.rows is None else self.labels[torch.from_numpy(xi.rows).to(self.labels.device)]
-        return F.cross_entropy(forward(self.module, theta, batch[0]), target)
+            return None
+        chosen = self.labels if xi.rows is None else self.labels[torch.from_numpy(xi.rows).to(self.labels.device)]
+        return (
+            chosen if chosen.is_floating_point() else (chosen[:, None] == torch.arange(self.classes, device=chosen.device)).to(self.dtype)
+        )
 
     def gradient(self, theta: Tensors, s: Tensors, xi: Batch) -> Tensors:
-        theta = _leaf(theta)
-        return torch.autograd.grad(self._loss(theta, self._batch(s, xi), xi), theta)
+        with torch.no_grad():
+            batch = self._batch(s, xi)
+        return self.step.gradient(theta, batch, self._probabilities(xi))
 
     def second_order(self, theta: Tensors, s: Tensors, xi: Batch, c: Tensors) -> tuple[Tensors, Tensors]:
-        return self._products(_leaf(theta), s, xi, c, with_theta=True)
+        s = leaf(s)
+        batch = self._batch(s, xi)
+        with_theta, with_batch = self.step.products(theta, batch, self._probabilities(xi), c)
+        return with_theta, _pulled_back(batch, s, with_batch)
 
     def mixed(self, theta: Tensors, s: Tensors, xi: Batch, c: Tensors) -> Tensors:
-        return self._products(_leaf(theta), s, xi, c, with_theta=False)[1]
-
-    def _products(self, theta: Tensors, s: Tensors, xi: Batch, c: Tensors, *, with_theta: bool) -> tuple[Tensors, Tensors]:
-        s = _leaf(s)
-        warped = self._batch(s, xi)
-        batch = _leaf(warped)
-        g = torch.autograd.grad(self._loss(theta, batch, xi), theta, create_graph=True)
-        inputs = theta + batch if with_theta else batch
-        products = torch.autograd.grad(g, inputs, c, allow_unused=True, materialize_grads=True)
-        n = len(inputs) - len(batch)
-        return products[:n], torch.autograd.grad(warped, s, products[n:], materialize_grads=True, allow_unused=True)
+        s = leaf(s)
+        batch = self._batch(s, xi)
+        return _pulled_back(batch, s, self.step.mixed(theta, batch, self._probabilities(xi), c))
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +160,7 @@ class RealImages:
 
     def loss_and_gradient(self, theta: Tensors, xi: Batch) -> tuple[float, Tensors]:
         rows = torch.arange(len(self.images)) if xi.rows is None else torch.from_numpy(xi.rows)
-        theta = _leaf(theta)
+        theta = leaf(theta)
         value, total = torch.zeros((), dtype=torch.float64, device=self.images.device), None
         for start in range(0, len(rows), self.chunk):
             part = rows[start : start + self.chunk].to(self.images.device)

@@ -1,13 +1,12 @@
-"""ConvNets: size, shapes, and the norm against PyTorch's fused one."""
+"""The networks: sizes, shapes, what the norms standardise."""
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realdata.networks import NORMS, POOLINGS, ConvNetConfig, Norm, convnet, parameter_count
+from realdata.networks import ACTIVATIONS, NORMS, POOLINGS, ConvNetConfig, convnet, network, parameter_count
 from sims.lab.files import RunError
 from tests.strategies import generators
 
@@ -24,36 +23,45 @@ def test_published_sizes(depth: int, shape: tuple[int, int, int], classes: int, 
     width=st.integers(1, 5),
     norm=st.sampled_from(NORMS),
     pooling=st.sampled_from(POOLINGS),
+    activation=st.sampled_from(sorted(ACTIVATIONS)),
     shape=st.tuples(st.integers(1, 4), st.integers(8, 15), st.integers(8, 15)),
     classes=st.integers(1, 12),
 )
-def test_any_size_gives_logits(depth: int, width: int, norm: str, pooling: str, shape: tuple[int, int, int], classes: int):
-    module = convnet(ConvNetConfig(depth, width, norm, pooling), shape, classes)
+def test_any_size_gives_logits(depth: int, width: int, norm: str, pooling: str, activation: str, shape: tuple[int, int, int], classes: int):
+    module = convnet(ConvNetConfig(depth, width, norm, pooling, activation), shape, classes)
     assert module(torch.ones(2, *shape)).shape == (2, classes)
 
 
-@given(rng=generators, channels=st.integers(1, 4), data=st.data())
-def test_norm_is_group_norm_in_value_and_in_both_derivatives(rng: np.random.Generator, channels: int, data: st.DataObject):
-    groups = data.draw(st.sampled_from([1, channels]))
-    norm = Norm(channels, groups).double()
-    z, gamma, beta = (torch.from_numpy(rng.standard_normal(shape)).requires_grad_() for shape in ((3, channels, 3, 2), channels, channels))
-    direction = torch.from_numpy(rng.standard_normal(z.shape))
-    mine = torch.func.functional_call(norm, {"weight": gamma, "bias": beta}, (z,))
-    theirs = F.group_norm(z, groups, gamma, beta)
-    assert torch.allclose(mine, theirs, rtol=1e-10, atol=1e-10)
-    for a, b in zip(*(_derivatives(y, (z, gamma, beta), direction) for y in (mine, theirs)), strict=True):
-        assert torch.allclose(a, b, rtol=1e-8, atol=1e-8)
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("convnet3", 320_010), ("mlp", 411_146), ("lenet", 62_006), ("alexnet", 1_872_202), ("vgg11", 9_231_114), ("resnet18", 11_173_962)],
+)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (3, 40, 33)])
+def test_networks_of_the_literature(name: str, count: int, shape: tuple[int, int, int]):
+    module = network(name, shape, 10)
+    assert module(torch.ones(2, *shape)).shape == (2, 10)
+    assert shape != (3, 32, 32) or parameter_count(module) == count
 
 
-def _derivatives(y: torch.Tensor, inputs: tuple[torch.Tensor, ...], direction: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    first = torch.autograd.grad((y.tanh() * direction).sum(), inputs, create_graph=True)
-    second = torch.autograd.grad(sum(g.sin().sum() for g in first), inputs)
-    return (*first, *second)
+def test_unknown_networks_are_refused():
+    with pytest.raises(RunError, match="'resnet19'"):
+        network("resnet19", (3, 32, 32), 10)
+
+
+@given(rng=generators, channels=st.integers(1, 9), norm=st.sampled_from(NORMS[:-1]))
+def test_norms_standardise_over_their_axes(rng: np.random.Generator, channels: int, norm: str):
+    groups = {"instance": channels, "layer": 1, "group": 4 if channels % 4 == 0 else 2 if channels % 2 == 0 else 1}
+    module = convnet(ConvNetConfig(1, channels, norm, "none"), (2, 4, 4), 3)[1]
+    z = torch.from_numpy(rng.standard_normal((3, channels, 4, 4)).astype(np.float32))
+    rows = z.transpose(0, 1).reshape(channels, -1) if norm == "batch" else z.reshape(3 * groups[norm], -1)
+    out = module(z).transpose(0, 1).reshape(rows.shape) if norm == "batch" else module(z).reshape(rows.shape)
+    expected = (rows - rows.mean(1, keepdim=True)) / (rows.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    assert torch.allclose(out, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"depth": 0}, "depth=0"), ({"width": 0}, "width=0"), ({"norm": "batch"}, "'batch'"), ({"pooling": "sum"}, "'sum'")],
+    [({"depth": 0}, "depth=0"), ({"width": 0}, "width=0"), ({"norm": "weight"}, "'weight'"), ({"pooling": "sum"}, "'sum'")],
 )
 def test_impossible_settings_are_refused(settings: dict[str, int | str], words: str):
     with pytest.raises(RunError, match=words):

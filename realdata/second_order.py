@@ -1,0 +1,160 @@
+"""The loss of one training step with its gradient g and the exact products (dg/dtheta)^T c and (dg/dbatch)^T c.
+
+    batch   (images,) or (images, logits of learned labels);  p = fixed label probabilities, or softmax(logits)
+    L       -(1/n) sum_i sum_k p_ik log softmax(f(theta, x_i))_k, the cross-entropy (rows of p need not sum to 1)
+    g       dL / dtheta;   c a cotangent of g, shaped as theta
+    D       <c, g> = d/de L(theta + e c, batch) at e = 0;   products: dD / dtheta and dD / dbatch, by symmetry of second derivatives
+
+fast       D by one lifted forward pass (`realdata.lift`), then one first-order reverse pass: 3 forward and 5 backward passes of a
+           contraction where a plain step has 1 and 2, so 8/3 of its time at least; needs an entry for every layer of the network
+autograd   any network: double backward of L
+Both are exact. Compiled, everything between two contractions is fused; the first call of each batch size then takes tens of seconds.
+"""
+
+import inspect
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from realdata.lift import Tensors, lifted, uncovered
+
+PRODUCTS = ("auto", "fast", "autograd")
+
+
+def forward(module: nn.Module, theta: Tensors, images: torch.Tensor) -> torch.Tensor:
+    """Logits (n, classes) of the network with parameters theta."""
+    names = (name for name, _ in module.named_parameters())
+    return torch.func.functional_call(module, dict(zip(names, theta, strict=True)), (images,))
+
+
+def leaf(x: Tensors) -> Tensors:
+    """The same numbers, as independent variables of a new graph."""
+    return tuple(a.detach().requires_grad_() for a in x)
+
+
+def compiler_here(device: torch.device) -> bool:
+    """Whether code can be compiled for the device: on a processor that takes a C++ compiler ($CXX, g++ or clang++)."""
+    return device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+@dataclass(frozen=True, eq=False)
+class StepDerivatives:
+    """Derivatives of one step's loss; p is None where the batch carries logits.
+
+    gradient   (theta, batch, p) -> g
+    products   (theta, batch, p, c) -> ((dg/dtheta)^T c, (dg/dbatch)^T c)
+    mixed      (theta, batch, p, c) -> (dg/dbatch)^T c
+    """
+
+    gradient: Callable[..., Tensors]
+    products: Callable[..., tuple[Tensors, Tensors]]
+    mixed: Callable[..., Tensors]
+
+
+def _map(f: Callable[[torch.Tensor], Any], x: Any) -> Any:
+    """f on every tensor of nested tuples; None stays."""
+    return None if x is None else tuple(_map(f, y) for y in x) if isinstance(x, tuple) else f(x)
+
+
+def _reverse(f: Callable[..., torch.Tensor], places: tuple[int, ...], *, compiled: bool) -> Callable[..., Any]:
+    """The gradient of a scalar function in those of its arguments (tuples of tensors), by one reverse pass."""
+    if compiled:
+        # Where networks share one limit of recompilations (before torch 2.13), it is 8 a process.
+        apart: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
+        derivative = torch.func.grad(f, places)
+        whole = torch.compile(lambda *args: derivative(*args), fullgraph=True, dynamic=False, **apart)
+        return lambda *args: whole(*_map(torch.detach, args))
+
+    def run(*args: Any) -> tuple[Tensors, ...]:
+        leaves = [leaf(a) if i in places else a for i, a in enumerate(args)]
+        variables = [leaves[i] for i in places]
+        flat = iter(torch.autograd.grad(f(*leaves), [v for group in variables for v in group]))
+        return tuple(tuple(next(flat) for _ in group) for group in variables)
+
+    return run
+
+
+def _flat(x: Any) -> list[torch.Tensor]:
+    return [] if x is None else [z for y in x for z in _flat(y)] if isinstance(x, tuple) else [x]
+
+
+def _captured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function recorded as one CUDA graph for each shape of its arguments, then replayed: one launch a call, no word to the host."""
+    recorded: dict[Any, tuple[Any, Any, Any]] = {}
+
+    def record(args: Any) -> tuple[Any, Any, Any]:
+        held, graph, beside = _map(lambda x: x.detach().clone(), args), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(3):
+                function(*held)
+        torch.cuda.current_stream().wait_stream(beside)
+        with torch.cuda.graph(graph):
+            out = function(*held)
+        return graph, held, out
+
+    def run(*args: Any) -> Any:
+        shapes = _map(lambda x: (x.shape, x.dtype), args)
+        if shapes not in recorded:
+            recorded[shapes] = record(args)
+        graph, held, out = recorded[shapes]
+        for place, x in zip(_flat(held), _flat(args), strict=True):
+            place.copy_(x)
+        graph.replay()
+        return _map(torch.clone, out)
+
+    return run
+
+
+def _double_backward(loss: Callable[..., torch.Tensor], *, with_theta: bool) -> Callable[..., Any]:
+    """d <c, g> / d (theta, batch) or / d (batch,), reverse over reverse."""
+
+    def run(theta: Tensors, batch: Tensors, p: torch.Tensor | None, c: Tensors) -> tuple[Tensors, ...]:
+        theta, batch = leaf(theta), leaf(batch)
+        g = torch.autograd.grad(loss(theta, batch, p), theta, create_graph=True)
+        inputs = theta + batch if with_theta else batch
+        found = torch.autograd.grad(g, inputs, c, allow_unused=True, materialize_grads=True)
+        split = len(inputs) - len(batch)
+        return (found[:split], found[split:]) if with_theta else (found,)
+
+    return run
+
+
+def _probabilities(batch: Tensors, p: torch.Tensor | None) -> torch.Tensor:
+    return torch.softmax(batch[1], dim=1) if p is None else p
+
+
+def derivatives(module: nn.Module, product: str = "auto", *, compiled: bool = False, captured: bool = False) -> StepDerivatives:
+    """The derivatives of a step of this network; `auto` is fast where every layer is covered, else autograd.
+
+    compiled   fuse what lies between contractions (autograd's products stay as they are)
+    captured   replay as CUDA graphs
+    """
+    if product not in PRODUCTS:
+        raise ValueError(f"unknown product {product!r}: choose one of {', '.join(PRODUCTS)}")
+
+    def loss(theta: Tensors, batch: Tensors, p: torch.Tensor | None) -> torch.Tensor:
+        return F.cross_entropy(forward(module, theta, batch[0]), _probabilities(batch, p))
+
+    gradient = _reverse(loss, (0,), compiled=compiled)
+
+    if product == "autograd" or (product == "auto" and uncovered(module) is not None):
+        both, mixed = _double_backward(loss, with_theta=True), _double_backward(loss, with_theta=False)
+    else:
+        network = lifted(module)
+
+        def along(theta: Tensors, batch: Tensors, p: torch.Tensor | None, c: Tensors) -> torch.Tensor:
+            logits, dot = network(theta, c, batch[0])
+            p = _probabilities(batch, p)
+            return ((p.sum(1, keepdim=True) * torch.softmax(logits, dim=1) - p) * dot).sum() / len(logits)
+
+        both, mixed = _reverse(along, (0, 1), compiled=compiled), _reverse(along, (1,), compiled=compiled)
+    if captured:
+        gradient, both, mixed = _captured(gradient), _captured(both), _captured(mixed)
+    return StepDerivatives(lambda *args: gradient(*args)[0], both, lambda *args: mixed(*args)[0])

@@ -1,0 +1,252 @@
+"""The exact products of every network family against double backward, forward over reverse, and one graph of a whole window."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from realdata.augment import Augment
+from realdata.bridge import Batch, ModuleProblem, Tensors
+from realdata.lift import uncovered
+from realdata.networks import ACTIVATIONS, NORMS, POOLINGS, ConvNetConfig, Norm, Residual, alexnet, convnet, lenet, mlp, resnet18, vgg11
+from realdata.second_order import compiler_here, derivatives, forward, leaf
+from tests.conformance import InnerProblemConformance, ProblemCase
+from tests.oracles import one_graph, relative_error
+from tests.realdata.test_bridge import CLASSES, batch_of, cross_entropy, jittered, problems
+from tests.strategies import generators, seeds
+from theory.distill.adjoint import sweep, unroll
+from theory.distill.inner_optim import SGD, Momentum
+from theory.distill.truncation import Window
+
+SHAPE = (2, 16, 16)
+# Raised inside torch by the first forward-mode derivative and by its compiler.
+TORCHS_OWN = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+
+
+def smooth_network() -> nn.Sequential:
+    """Every kind of part, without kinks."""
+    inner = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3, track_running_stats=False), nn.Tanh())
+    tail = nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, CLASSES)
+    return nn.Sequential(nn.Conv2d(2, 3, 3), Norm(3, 1), nn.Sigmoid(), Residual(inner, nn.Identity()), *tail)
+
+
+FAMILIES: dict[str, Callable[[], nn.Sequential]] = {
+    **{f"convnet-{norm}": partial(convnet, ConvNetConfig(2, 3, norm), SHAPE, CLASSES) for norm in NORMS},
+    **{f"convnet-{pooling}": partial(convnet, ConvNetConfig(1, 3, pooling=pooling), SHAPE, CLASSES) for pooling in POOLINGS[1:]},
+    **{f"convnet-{name}": partial(convnet, ConvNetConfig(2, 2, activation=name), SHAPE, CLASSES) for name in list(ACTIVATIONS)[1:]},
+    **{f"resnet18-{norm}": partial(resnet18, SHAPE, CLASSES, norm, 1) for norm in NORMS},
+    **{f"vgg11-{norm}": partial(vgg11, SHAPE, CLASSES, norm, 1) for norm in NORMS},
+    "alexnet": partial(alexnet, SHAPE, CLASSES, width=1),
+    "lenet": partial(lenet, SHAPE, CLASSES),
+    "mlp": partial(mlp, SHAPE, CLASSES, 5),
+    "smooth": smooth_network,
+}
+
+
+def loss_of(problem: ModuleProblem, theta: Tensors, s: Tensors, xi: Batch) -> torch.Tensor:
+    """The step's loss from the module's own forward pass."""
+    images, target = batch_of(problem, s, xi)
+    return cross_entropy(forward(problem.module, theta, images), target)
+
+
+def by_double_backward(problem: ModuleProblem, theta: Tensors, s: Tensors, xi: Batch, c: Tensors) -> Tensors:
+    theta, s = leaf(theta), leaf(s)
+    g = torch.autograd.grad(loss_of(problem, theta, s, xi), theta, create_graph=True)
+    return torch.autograd.grad(g, theta + s, c, materialize_grads=True, allow_unused=True)
+
+
+def along(x: Tensors, rng: np.random.Generator) -> Tensors:
+    return tuple(torch.from_numpy(rng.standard_normal(leaf.shape)) for leaf in x)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@given(data=st.data(), rng=generators)
+def test_products_are_those_of_double_backward(family: str, data: st.DataObject, rng: np.random.Generator):
+    module = FAMILIES[family]()
+    assert uncovered(module) is None
+    problem, s = data.draw(problems(module, SHAPE, ipc=2))
+    theta, xi = jittered(problem.init(rng), rng), problem.draw(rng)
+    c = along(theta, rng)
+    found = problem.second_order(theta, s, xi, c)
+    expected = by_double_backward(problem, theta, s, xi, c)
+    assert relative_error(found[0], expected[: len(theta)]) <= 1e-10
+    assert relative_error(found[1], expected[len(theta) :]) <= 1e-10
+    assert relative_error(problem.mixed(theta, s, xi, c), found[1]) <= 1e-12
+
+
+@TORCHS_OWN
+@pytest.mark.parametrize("family", FAMILIES)
+def test_products_are_the_transpose_of_forward_over_reverse(family: str):
+    """<u, H c> + <v, M c> = <c, d/de g(theta + e u, S + e v)>, the right side by forward-mode derivatives."""
+    rng, module = np.random.default_rng(1), FAMILIES[family]()
+    problem = ModuleProblem(module, CLASSES, 2, None, Augment("none"), dtype=torch.float64)
+    s = along((torch.zeros(6, *SHAPE), torch.zeros(6, CLASSES)), rng)
+    theta, xi = jittered(problem.init(rng), rng), Batch(None, None)
+    c, u, v = along(theta, rng), along(theta, rng), along(s, rng)
+    h_c, m_c = problem.second_order(theta, s, xi, c)
+    moved = torch.func.jvp(torch.func.grad(lambda p, q: loss_of(problem, p, q, xi)), (theta, s), (u, v))[1]
+    left = sum(float((a * b).sum()) for a, b in zip(u + v, h_c + m_c, strict=True))
+    size = sum(float(a.norm() * b.norm()) for a, b in zip(u + v, h_c + m_c, strict=True))
+    assert abs(left - sum(float((a * b).sum()) for a, b in zip(c, moved, strict=True))) <= 1e-10 * size
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("optimiser", [SGD(0.05), Momentum(0.05)], ids=["sgd", "momentum"])
+def test_meta_gradient_is_that_of_one_graph(family: str, optimiser: SGD | Momentum):
+    """Learned labels, sub-batches, warps replayed."""
+    rng, module = np.random.default_rng(2), FAMILIES[family]()
+    problem = ModuleProblem(module, CLASSES, 3, None, Augment("flip-rotate"), 2, dtype=torch.float64)
+    s = along((torch.zeros(9, *SHAPE), torch.zeros(9, CLASSES)), rng)
+    theta, noises, window = jittered(problem.init(rng), rng), [problem.draw(rng) for _ in range(4)], Window(1, 4)
+    target = along(theta, rng)
+
+    def objective(theta: Tensors, s: Tensors) -> torch.Tensor:
+        return sum(((p - q) ** 2).sum() for p, q in zip(theta, target, strict=True)) + 0.0 * sum(leaf.sum() for leaf in s)  # type: ignore[return-value]
+
+    reference = one_graph(partial(loss_of, problem), objective, optimiser, s, theta, noises, window.start, window.stop)
+    tape = unroll(problem, optimiser, s, theta, noises, window)
+    swept = sweep(problem, optimiser, s, tape, tuple(2.0 * (p - q) for p, q in zip(tape.end.theta, target, strict=True)))
+    assert relative_error(swept.grad_s, reference.grad_s) <= 1e-10
+    assert relative_error(swept.lam, reference.lam) <= 1e-10
+
+
+class TestFastProduct(InnerProblemConformance):
+    @staticmethod
+    @st.composite
+    def cases(draw: st.DrawFn) -> ProblemCase:
+        problem, s = draw(problems(smooth_network(), SHAPE))
+        rng = draw(generators)
+        return ProblemCase(
+            problem, jittered(problem.init(rng), rng), s, problem.draw(rng), lambda p, q, xi: float(loss_of(problem, p, q, xi))
+        )
+
+
+@st.composite
+def drawn_networks(draw: st.DrawFn) -> nn.Sequential:
+    """Convolutions, norms and poolings of any settings that keep an image."""
+    groups, out = draw(st.sampled_from([1, 2])), draw(st.sampled_from([2, 4]))
+    kernel, stride, padding, dilation = (draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2)))
+    layers: list[nn.Module] = [nn.Conv2d(2, out, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))]
+    norms = [
+        nn.GroupNorm(2, out, affine=draw(st.booleans()), eps=0.1),
+        nn.InstanceNorm2d(out, affine=draw(st.booleans())),
+        nn.BatchNorm2d(out, track_running_stats=False, affine=draw(st.booleans())),
+        nn.Identity(),
+    ]
+    layers += [draw(st.sampled_from(norms)), draw(st.sampled_from([nn.ReLU(), nn.LeakyReLU(0.2), nn.Sigmoid(), nn.Tanh()]))]
+    ceil = draw(st.booleans())
+    layers += [draw(st.sampled_from([nn.MaxPool2d(2, 1, 1, 1, ceil_mode=ceil), nn.AvgPool2d(2, 1, 1, ceil), nn.Identity()]))]
+    layers += [Residual(nn.Conv2d(out, out, 3, padding=1), nn.Identity()), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    head = [nn.BatchNorm1d(4 * out, track_running_stats=False), nn.GroupNorm(2, 4 * out), nn.Identity()]
+    return nn.Sequential(*layers, draw(st.sampled_from(head)), nn.Linear(4 * out, CLASSES, bias=draw(st.booleans())))
+
+
+@given(module=drawn_networks(), data=st.data(), rng=generators)
+def test_any_settings_of_the_layers(module: nn.Sequential, data: st.DataObject, rng: np.random.Generator):
+    assert uncovered(module) is None
+    problem, s = data.draw(problems(module, SHAPE, ipc=2))
+    theta, xi = jittered(problem.init(rng), rng), problem.draw(rng)
+    c = along(theta, rng)
+    h_c, m_c = problem.second_order(theta, s, xi, c)
+    assert relative_error(h_c + m_c, by_double_backward(problem, theta, s, xi, c)) <= 1e-10
+
+
+class Doubled(nn.ReLU):
+    """A subclass need not be what its parent is."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return 2.0 * super().forward(z)
+
+
+UNCOVERED = {
+    "GELU": nn.GELU(),
+    "Doubled": Doubled(),
+    "padding_mode=circular": nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"),
+    "BatchNorm3d": nn.Sequential(nn.Unflatten(2, (2, 7)), nn.BatchNorm3d(3, track_running_stats=False), nn.Flatten(2, 3)),
+}
+
+
+@pytest.mark.parametrize("words", UNCOVERED)
+def test_other_modules_fall_back_to_autograd_or_are_refused(words: str):
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), Residual(UNCOVERED[words], nn.Identity()), nn.Flatten(), nn.Linear(588, CLASSES))
+    problem = ModuleProblem(module, CLASSES, 2, None, Augment("flip"), dtype=torch.float64)
+    rng = np.random.default_rng(3)
+    s = along((torch.zeros(6, *SHAPE), torch.zeros(6, CLASSES)), rng)
+    theta, xi = problem.init(rng), problem.draw(rng)
+    c = along(theta, rng)
+    h_c, m_c = problem.second_order(theta, s, xi, c)
+    assert relative_error(h_c + m_c, by_double_backward(problem, theta, s, xi, c)) <= 1e-12
+    with pytest.raises(ValueError, match="no derivative rule"):
+        derivatives(module, "fast")
+
+
+def test_one_parameter_in_two_places_falls_back():
+    layer = nn.Conv2d(2, 2, 3, padding=1)
+    module = nn.Sequential(layer, nn.ReLU(), layer, nn.Flatten(), nn.Linear(512, CLASSES))
+    assert uncovered(module) is not None
+    problem = ModuleProblem(module, CLASSES, 2, torch.arange(CLASSES).repeat_interleave(2), Augment("none"), dtype=torch.float64)
+    rng = np.random.default_rng(4)
+    s = along((torch.zeros(6, *SHAPE),), rng)
+    theta, xi = problem.init(rng), problem.draw(rng)
+    c = along(theta, rng)
+    h_c, m_c = problem.second_order(theta, s, xi, c)
+    assert relative_error(h_c + m_c, by_double_backward(problem, theta, s, xi, c)) <= 1e-12
+
+
+def test_unknown_products_are_refused():
+    with pytest.raises(ValueError, match="'quick'"):
+        derivatives(smooth_network(), "quick")
+
+
+@given(rng=generators)
+def test_rows_of_soft_labels_need_not_sum_to_one(rng: np.random.Generator):
+    module = FAMILIES["mlp"]()
+    labels = torch.from_numpy(rng.uniform(0.0, 2.0, (CLASSES, CLASSES)))
+    problem = ModuleProblem(module, CLASSES, 1, labels, Augment("none"), dtype=torch.float64)
+    s = along((torch.zeros(CLASSES, *SHAPE),), rng)
+    theta, xi = problem.init(rng), problem.draw(rng)
+    c = along(theta, rng)
+    h_c, m_c = problem.second_order(theta, s, xi, c)
+    assert relative_error(h_c + m_c, by_double_backward(problem, theta, s, xi, c)) <= 1e-10
+
+
+@TORCHS_OWN
+@pytest.mark.skipif(not compiler_here(torch.device("cpu")), reason="no C++ compiler")
+def test_compiled_step_and_product_equal_the_plain_ones_and_compile_once():
+    plain, compiled = (
+        ModuleProblem(
+            FAMILIES["convnet-max"](), CLASSES, 3, None, Augment("flip-rotate"), 2, dtype=torch.float64, product="fast", compiled=compiled
+        )
+        for compiled in (False, True)
+    )
+    rng = np.random.default_rng(5)
+
+    def errors() -> list[float]:
+        s = along((torch.zeros(9, *SHAPE), torch.zeros(9, CLASSES)), rng)
+        theta, xi = jittered(plain.init(rng), rng), plain.draw(rng)
+        c = along(theta, rng)
+        pairs = [(problem.gradient(theta, s, xi), *problem.second_order(theta, s, xi, c)) for problem in (compiled, plain)]
+        return [relative_error(a, b) for a, b in zip(*pairs, strict=True)]
+
+    assert max(errors()) <= 1e-10
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert max(max(errors()) for _ in range(3)) <= 1e-10
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@given(rng=generators, seed=seeds)
+def test_a_captured_product_replays_on_new_numbers(rng: np.random.Generator, seed: int):
+    module = FAMILIES["convnet-instance"]()
+    plain, captured = (derivatives(module, "fast", compiled=False, captured=captured) for captured in (False, True))
+    theta = tuple(p.detach().cuda().double() for p in module.parameters())
+    for _ in range(3):
+        p, c, batch = along(theta, rng), along(theta, rng), along((torch.zeros(6, *SHAPE), torch.zeros(6, CLASSES)), rng)
+        p, c, batch = (tuple(leaf.cuda() for leaf in x) for x in (p, c, batch))
+        for a, b in zip(plain.products(p, batch, None, c), captured.products(p, batch, None, c), strict=True):
+            assert relative_error(b, a) <= 1e-10
