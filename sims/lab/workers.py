@@ -26,7 +26,7 @@ from sims.lab.files import RunError
 from sims.lab.store import store_version
 from sims.lab.sweep import Config, Executor, Outcome, Task, Trial, attempt, serial
 
-DEATHS = 3  # of its workers, after which a trial is given up
+DEATHS = 3  # of its local workers, after which a trial is given up; a scheduler elsewhere has its own rule
 AHEAD = 3  # trials handed to the scheduler for every worker thread, so that none waits for the next
 REFRESH = 2.0  # seconds after which workers that joined or left are counted again
 PATIENCE = 30  # seconds for a scheduler to answer, and then for it to have a worker
@@ -62,11 +62,11 @@ def _through(connect: Callable[[], AbstractContextManager[Any]], tasks: Sequence
         return
     from distributed import KilledWorker
 
-    killers: list[Config] = []
+    killers: list[tuple[int, Config]] = []
     with connect() as client:
         for i, error, outcome in _completed(client, tasks):
             if isinstance(error, KilledWorker):
-                killers.append(tasks[i][1])
+                killers.append((error.allowed_failures + 1, tasks[i][1]))
             elif isinstance(error, ImportError):
                 raise RunError(f"a worker lacks what the trials need ({error}): install the same version there") from error
             elif error is not None:
@@ -74,9 +74,9 @@ def _through(connect: Callable[[], AbstractContextManager[Any]], tasks: Sequence
             elif outcome is not None:
                 yield i, outcome
     if killers:
-        more = f" (and {len(killers) - 1} more)" if len(killers) > 1 else ""
+        (deaths, config), more = killers[0], f" (and {len(killers) - 1} more)" if len(killers) > 1 else ""
         raise RunError(
-            f"{DEATHS} worker processes died (out of memory?) on trial {dict(killers[0])}{more}; "
+            f"{deaths} worker processes died (out of memory?) on trial {dict(config)}{more}; "
             "all other trials are stored, the same command tries this one again"
         )
 

@@ -1,4 +1,4 @@
-"""One teacher gradient at d = 1024, L = 512 from N streamed samples, in float32 with least squares: prints peak megabytes and seconds.
+"""One teacher gradient at d = 1024, L = 512 from N streamed samples, float32, least squares: prints peak megabytes and CPU seconds.
 
     python tests/sims/streaming_memory.py N [N ..]       each N in turn in one process, so that a later line can only add to the peak
 N = 67108864 = 64 d^2 is the size to reach (6.9e10 numbers a pass, two passes).
@@ -23,10 +23,10 @@ def main(sizes: list[int], d: int = 1024, width: int = 512) -> None:
     model = as_backend(draw_model(d, 4, "cubic", rng), stream.xp, np.float32)
     rows = symmetric_init(d, width, rng)[1][: width // 2].astype(np.float32)
     for n in sizes:
-        began = time.perf_counter()
+        began = time.process_time()
         stream = GaussianStream(np.random.SeedSequence(1), n, d, dtype="float32")
         teacher_rows(model, stream, fit_residual(model, stream), rows)
-        print(peak_megabytes(), time.perf_counter() - began, flush=True)
+        print(peak_megabytes(), time.process_time() - began, flush=True)
 
 
 def peak_megabytes() -> float:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,23 @@ from sims.lab.files import RunError
 from sims.lab.store import TrialStore
 from sims.lab.sweep import Sweep, run_sweeps, serial
 from sims.lab.workers import executor_for
-from sims.scaling.trials import head_trial
+from sims.pipeline import Task
+from sims.scaling.experiment import Scaling
+from sims.scaling.trials import head_trial, risk_trial
 
 SHARED = {"d": 6, "r": 2, "seed": 0, "tolerance": 1e-6, "shares": [0.5]}
 CONFIGS = tuple(SHARED | {"L": width, "draw": k} for width in (8, 12) for k in range(3))
-HEADS = Sweep("head", head_trial, CONFIGS)
+TASK = asdict(Task(**Scaling().task(8, 2, 16))) | {"seed": 0, "m1": [3, 5], "m2": [16], "backend": "numpy"}
+SWEEPS = Sweep("head", head_trial, CONFIGS), Sweep("risk", risk_trial, tuple(TASK | {"draw": k} for k in range(3)))
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def test_two_workers_give_the_rows_of_one_and_leave_no_trace_here(tmp_path: Path) -> None:
     before = dict(os.environ)
     executors = serial, executor_for(1), executor_for(2)
-    found = [run_sweeps(TrialStore(tmp_path / str(k)), [HEADS], executor=executor)["head"] for k, executor in enumerate(executors)]
+    found = [run_sweeps(TrialStore(tmp_path / str(k)), SWEEPS, executor=executor) for k, executor in enumerate(executors)]
     assert found[0] == found[1] == found[2]
-    assert [row["L"] for row in found[0]] == [config["L"] for config in CONFIGS]
+    assert [row["L"] for row in found[0]["head"]] == [config["L"] for config in CONFIGS]
     assert dict(os.environ) == before
 
 
@@ -219,16 +223,16 @@ def test_a_trial_that_kills_every_worker_is_named_after_all_others_are_stored(tm
     finishes(tmp_path)
 
 
-def test_a_defect_in_a_worker_keeps_its_traceback_and_the_finished_trials(tmp_path: Path) -> None:
+def test_a_defect_in_a_worker_keeps_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "defect").write_text("")
+    for name in ("defect", "go"):
+        (tmp_path / name).write_text("")
     done = subprocess.run(command(tmp_path), env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert done.stderr.endswith("ZeroDivisionError: a defect\n")
     assert "distributed." not in done.stderr
-    (tmp_path / "defect").unlink()
-    finishes(tmp_path)
+    assert 5 not in rows(tmp_path / "run")
 
 
 @contextmanager
