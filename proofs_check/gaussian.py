@@ -9,8 +9,10 @@ Both are Gauss quadratures of high enough order (Golub-Welsch nodes from SciPy a
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import sympy as sp
 from hypothesis import strategies as st
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.polynomial.laguerre import laggauss
@@ -47,6 +49,15 @@ def half_space_mean(f: Callable[[np.ndarray], np.ndarray], w: np.ndarray, degree
         odd = 0.5 * (f(s @ frame.T + place * w) - f(s @ frame.T - place * w))
         total = total + share * np.tensordot(weight, odd, axes=1)
     return total
+
+
+def exact_half_mean(p: Any, t: sp.Symbol, s: sp.Symbol) -> Any:
+    """E[p(t, s) 1{t >= 0}] of a polynomial in independent standard Gaussians, exactly."""
+    half = [sp.Rational(1, 2), 1 / sp.sqrt(2 * sp.pi)]
+    terms = sp.Poly(sp.expand(p), t, s).terms()
+    for k in range(2, max((a for (a, _), _ in terms), default=0) + 1):
+        half.append((k - 1) * half[k - 2])
+    return sum(c * half[a] * sp.factorial2(b - 1) for (a, b), c in terms if b % 2 == 0)
 
 
 def sphere_nodes(r: int, degree: int) -> tuple[np.ndarray, np.ndarray]:

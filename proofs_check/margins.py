@@ -3,12 +3,16 @@
     closeness   1 - max |value - reference| / (tolerance * scale)
     at_most     1 - max (value - bound)^+ / (tolerance * scale), for inequalities that hold exactly
     sampled     1 - max |estimate - claim| / (Z_LIMIT * standard error)
+    refuses     whether bad input is met with an error
     frequency   the same for a binomial count, through its exact tail
 
 Z_LIMIT is fixed: with COMPARISONS comparisons of a true statement the chance that any one fails is FALSE_ALARM (a union bound, so it
 holds however the instances are searched, because each instance has its own noise). A deep run of all lemmas makes fewer comparisons.
 The bound takes sample means as normal; squares of Gaussians at the sample sizes used here cost a few orders of magnitude of it.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, norm
@@ -34,6 +38,15 @@ def closeness(value: object, reference: object, tolerance: float, scale: object 
 def at_most(value: object, bound: object, tolerance: float, scale: object = 1.0) -> float:
     """1 where value <= bound everywhere, less 1 for each tolerance * scale of excess."""
     return closeness(np.maximum(np.asarray(value) - np.asarray(bound), 0.0), 0.0, tolerance, scale)
+
+
+def refuses(call: Callable[..., object], *arguments: Any, kind: type[Exception] = ValueError, **named: Any) -> bool:
+    """Whether the call raises that kind of error."""
+    try:
+        call(*arguments, **named)
+    except kind:
+        return True
+    return False
 
 
 def log_slope(x: np.ndarray, y: np.ndarray) -> float:

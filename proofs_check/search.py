@@ -85,10 +85,10 @@ def _rank(example: Example) -> float:
     return -math.inf if example.margin is None else example.margin
 
 
-def search(margin: Margin, instances: Strategies, examples: int, seed: int) -> Search:
-    """Draws up to `examples` instances until one fails, then shrinks that one."""
+def search(margin: Margin, instances: Strategies, examples: int, seed: int, shrink: bool = True) -> Search:
+    """Draws up to `examples` instances until one fails, then shrinks that one (where asked)."""
     log = _Log()
-    phases = (Phase.generate, Phase.target, Phase.shrink)
+    phases = (Phase.generate, Phase.target, *((Phase.shrink,) if shrink else ()))
 
     def body(example: Example) -> None:
         log.note(example)

@@ -17,7 +17,7 @@ import numpy as np
 import sympy as sp
 from hypothesis import strategies as st
 
-from proofs_check.gaussian import half_space_mean, link_of, links, sphere_mean
+from proofs_check.gaussian import exact_half_mean, half_space_mean, link_of, links, sphere_mean
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.margins import at_most, closeness
 from theory.multi_index import HermiteLink
@@ -93,17 +93,12 @@ def symbolic() -> Iterator[Identity]:
     h1, h2 = sp.symbols("h1 h2", real=True)
     p, q = sp.symbols("p q", real=True)
     # u = (p, q) of length one; xi = t u + s u_perp with t >= 0.
-    half = [sp.Rational(1, 2), 1 / sp.sqrt(2 * sp.pi), sp.Rational(1, 2), 2 / sp.sqrt(2 * sp.pi)]
     xi = (t * p - s * q, t * q + s * p)
     quadratic = h1 * xi[0] ** 2 + h2 * xi[1] ** 2
 
-    def mean(f: Any) -> Any:
-        terms = sp.Poly(sp.expand(f), t, s).terms()
-        return sum(c * half[a] * (sp.factorial2(b - 1) if b % 2 == 0 else 0) for (a, b), c in terms)
-
     uhu = h1 * p**2 + h2 * q**2
     for j, (h, x, v) in enumerate(zip((h1, h2), xi, (p, q), strict=True)):
-        first, third = mean(h * x), mean(quadratic * x)
+        first, third = exact_half_mean(h * x, t, s), exact_half_mean(quadratic * x, t, s)
         bracket = sp.sqrt(2 * sp.pi) * (first * (d + 1) - third / 2)  # times 1/((d + 1) E|xi|)
         claim = d * h * v + (uhu - (h1 + h2)) * v / 2
         residual = sp.rem(sp.expand(bracket - claim), p**2 + q**2 - 1, q)

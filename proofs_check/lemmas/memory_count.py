@@ -14,7 +14,7 @@ import sympy as sp
 from hypothesis import strategies as st
 
 from proofs_check.lemma import Control, Identity, Lemma, Source
-from proofs_check.margins import closeness
+from proofs_check.margins import closeness, refuses
 from theory import memory
 from theory.distill.leaves import Leaves, size
 
@@ -63,15 +63,12 @@ def margin(
         == 0
     )
     zero = zero and memory.raw_points_for(0, 0) == 0
-    return min(counted, labelled, byte, 1.0 if smaller == law and fits and zero and all(map(_refused, REFUSED)) else -9.0)
-
-
-def _refused(name: str) -> bool:
-    try:
-        getattr(memory, name)(*REFUSED[name])
-    except ValueError:
-        return True
-    return False
+    return min(
+        counted,
+        labelled,
+        byte,
+        1.0 if smaller == law and fits and zero and all(refuses(getattr(memory, name), *bad) for name, bad in REFUSED.items()) else -9.0,
+    )
 
 
 def symbolic() -> Iterator[Identity]:
