@@ -82,10 +82,13 @@ class AdaptiveWindow:
     """AT-BPTT's choice of a window, once stage and profile are known. `base` (M) and `spread` (d) never change.
 
     `profile` says which run's norms choose:
-    "previous": those of the outer step before, from another start and an S one update older, as a probe would be. The window is known
+    "previous": those of the outer step before, from another start and an S one update older, as a probe's would be. The window is known
       before the run, so states are kept for its W steps alone and nothing runs after it. Norms beyond its stop stay those last seen.
     "current": those of the run that is differentiated. All T steps run and keep their states until the window is known: T / W times
-      the stored floats, and T - stop plain steps more.
+      the stored floats, and T - stop plain steps more; the window then also depends on the noise of the run it cuts.
+    The default is the cheaper one, and its norms are nearly the same: those of runs from different starts had a mean rank correlation of
+    0.91 to 0.93 (ConvNet-3 of width 32, one CIFAR-10 image a class, T = 100, Adam; 5 starts) and 0.93 over 60 outer steps of a two-layer
+    student; 0.5 with sub-batches of 4 of its 12 points, whose norms are mostly noise from one draw to the next.
     """
 
     horizon: int

@@ -96,7 +96,7 @@ def test_a_full_rank_sweep_is_the_exact_one(rng, optimiser, policy, batch):
     lam = end_cotangent(scene, tape)
     assume(norm(lam) > 1e-6)
     exact = sweep(scene.student, optimiser, scene.s, tape, lam)
-    low = sweep(scene.student, optimiser, scene.s, tape, lam, LowRankHessian(size(scene.theta), 0, 1, **EXACT), rng)
+    low = sweep(scene.student, optimiser, scene.s, tape, lam, LowRankHessian(size(scene.theta), 0, 0, **EXACT), rng)
     together = [(*found.grad_s, *found.lam, np.asarray(float(found.grad_log_lr))) for found in (low, exact)]
     assert relative_error(*together) <= 1e-10
 
@@ -137,11 +137,11 @@ def test_rank_zero_with_sgd_is_a_sum_of_mixed_products(rng, data, steps):
 
 
 def test_the_error_falls_with_the_rank_on_average():
-    """Means over 5 runs of an 8-step window of the student; signs lost (|mu| for mu) must show as an error that rank does not mend."""
-    ranks = (0, 3, 10, 25)
-    errors = np.zeros((5, len(ranks)))
-    signless = np.zeros(5)
-    for seed in range(5):
+    """Means over 4 runs of an 8-step window of the student; signs lost (|mu| for mu) must show as an error that rank does not mend."""
+    ranks = (0, 5, 25)
+    errors = np.zeros((4, len(ranks)))
+    signless = np.zeros(4)
+    for seed in range(4):
         rng = np.random.default_rng(seed)
         scene = scene_of(rng, 8, m=4)
         tape = unroll(scene.student, SGD(0.2), scene.s, scene.theta, scene.noises, Window(0, 8))
