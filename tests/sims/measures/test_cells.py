@@ -39,7 +39,7 @@ AGREEMENT = [
     ("Q1", {"d": 16, "link": "quartic"}, 60),
     ("Q2", {"d": 16, "per_d2": 1, "link": "quadratic"}, 60),
     ("Q3", {"d": 16, "per_d2": 1, "link": "quadratic"}, 60),
-    ("Q3", {"d": 16, "link": "cubic-plus", "preprocessing": "one-shot"}, 120),
+    ("Q3", {"d": 16, "link": "linear-quadratic", "preprocessing": "one-shot"}, 120),
     ("Q3.kernel", {"d": 16, "link": "linear-quadratic", "preprocessing": "one-shot"}, 80),
     ("Q3.kernel", {"d": 16, "link": "quadratic-plus"}, 40),
     ("Q3.kept", {"d": 16, "kept": 1.0}, 40),
