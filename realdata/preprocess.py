@@ -188,7 +188,7 @@ def _kept_zca(images: Images, cache: Path) -> Transform:
         pass  # absent or damaged: it is computed
     transform = fit_zca(images)
     make_folder(cache)
-    atomic_write(path, safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in transform.tensors().items()}))
+    atomic_write(path, safetensors.numpy.save({name: np.array(x, order="C") for name, x in transform.tensors().items()}))
     return transform
 
 

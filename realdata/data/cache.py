@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from realdata.data.files import DataError
 from realdata.data.folders import Listing, decode
 from sims.lab.files import RunError, atomic_write
 from sims.lab.progress import progress
@@ -65,8 +66,8 @@ def cached_images(listing: Listing, split: str, shape: Shape) -> np.ndarray:
     return images
 
 
-def _fault(folder: Path, reason: str) -> RunError:
-    return RunError(f"decoded pictures cannot be stored in {folder} ({reason}): free some space or set DISTILL_CACHE to another folder")
+def _fault(folder: Path, reason: str) -> DataError:
+    return DataError(f"decoded pictures cannot be stored in {folder} ({reason}): free some space or set DISTILL_CACHE to another folder")
 
 
 def _mapped(place: Path, full: tuple[int, ...]) -> np.ndarray | None:

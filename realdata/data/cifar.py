@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from realdata.data.files import content, required
+from realdata.data.files import DataError, content, required
 from realdata.data.imageset import ImageSet
 from realdata.data.table import Source
 from sims.lab.files import RunError
@@ -77,7 +77,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _MAKERS:
-            raise RunError(f"asks for {module}.{name}, which no data file needs: it was not run, do not trust this file")
+            raise DataError(f"asks for {module}.{name}, which no data file needs: it was not run, do not trust this file")
         return _MAKERS[module, name]
 
 
@@ -88,12 +88,12 @@ def read_pickle(path: Path) -> dict[str, Any]:
         _look_through(data)
         found = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
         if not isinstance(found, dict):
-            raise RunError(f"holds a {type(found).__name__}, not a dictionary: fetch it again")
+            raise DataError(f"holds a {type(found).__name__}, not a dictionary: fetch it again")
         return {_text(key): _array(value) if isinstance(value, _Array) else value for key, value in found.items()}
     except RunError as error:
-        raise RunError(f"{path} {error}") from error
+        raise DataError(f"{path} {error}") from error
     except Exception as error:  # a damaged pickle fails in any of a dozen ways
-        raise RunError(f"{path} is truncated or no pickle ({type(error).__name__}: {str(error)[:200]}): fetch it again") from error
+        raise DataError(f"{path} is truncated or no pickle ({type(error).__name__}: {str(error)[:200]}): fetch it again") from error
 
 
 def read_batches(known: Source, folder: Path, split: str) -> ImageSet:
@@ -108,9 +108,9 @@ def read_batch(path: Path, known: Source) -> tuple[np.ndarray, np.ndarray]:
     data, labels = found.get("data"), found.get(known.labels)
     if not isinstance(data, np.ndarray) or data.shape[1] != math.prod(known.shape):
         seen = getattr(data, "shape", type(data).__name__)
-        raise RunError(f"{path}: 'data' must be an (n, {math.prod(known.shape)}) array of bytes, found {seen}: fetch it again")
+        raise DataError(f"{path}: 'data' must be an (n, {math.prod(known.shape)}) array of bytes, found {seen}: fetch it again")
     if not isinstance(labels, list) or len(labels) != len(data) or not all(type(y) is int and 0 <= y < 2**31 for y in labels):
-        raise RunError(f"{path}: '{known.labels}' must be a list of {len(data)} integers: fetch it again")
+        raise DataError(f"{path}: '{known.labels}' must be a list of {len(data)} integers: fetch it again")
     return data.reshape(-1, *known.shape), np.asarray(labels, dtype=np.int64)
 
 
@@ -119,7 +119,7 @@ def _look_through(data: bytes) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         tuples += opcode.name.startswith("TUPLE")
         if tuples > TUPLES or (opcode.name.endswith("PUT") and not 0 <= int(argument or 0) <= count):
-            raise RunError(f"is built unlike any data file ({opcode.name}): it was not run, do not trust this file")
+            raise DataError(f"is built unlike any data file ({opcode.name}): it was not run, do not trust this file")
 
 
 def _text(key: Any) -> str:
@@ -129,5 +129,5 @@ def _text(key: Any) -> str:
 def _array(value: _Array) -> np.ndarray:
     _, shape, kind, fortran, data = value.state
     if not isinstance(kind, _Type) or kind.code not in ("u1", b"u1", "|u1", b"|u1") or not isinstance(data, bytes) or len(shape) != 2:
-        raise RunError("holds an array that is no table of bytes: fetch it again")
+        raise DataError("holds an array that is no table of bytes: fetch it again")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape, order="F" if fortran else "C")

@@ -14,20 +14,27 @@ LIMIT = 2**33  # bytes of one file held in memory; larger sets belong into .npy 
 EXPANSION = 1032  # deflate's largest ratio of content to packed bytes
 
 
+class DataError(RunError):
+    """A fault of a data set's files. Their names and words are not ours: what a terminal might obey is shown as a question mark."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() or c.isspace() else "?" for c in message))
+
+
 def locate(name: str, root: str | Path) -> Path:
     """The real folder that holds the files of data set `name`: `root` itself or one of the usual places below it."""
     root = Path(root)
     if root.is_file():
-        raise RunError(f"{root} is a file: unpack it (tar -xf, unzip) and give the folder as --root")
+        raise DataError(f"{root} is a file: unpack it (tar -xf, unzip) and give the folder as --root")
     if not root.is_dir():
-        raise RunError(f"{root} is no folder: give the place of the {name} files as --root")
+        raise DataError(f"{root} is no folder: give the place of the {name} files as --root")
     known = source(name)
     names = [file for part in known.parts.values() for file in part]
     for folder in (root / place for place in known.folders):
         if any(stored(folder, file) or (folder / file).is_dir() for file in names):
             return folder.resolve()
     places = ", ".join(str(root / place) for place in known.folders)
-    raise RunError(f"no {name} files under {root} (looked in {places} for {names[0]} and the others): give their place as --root")
+    raise DataError(f"no {name} files under {root} (looked in {places} for {names[0]} and the others): give their place as --root")
 
 
 def stored(folder: Path, file: str) -> Path | None:
@@ -39,7 +46,7 @@ def required(folder: Path, file: str) -> Path:
     """The file, which must be there and inside the data set's folder."""
     path = stored(folder, file)
     if path is None:
-        raise RunError(f"{folder / file} is missing: fetch the complete data set, or give its place as --root")
+        raise DataError(f"{folder / file} is missing: fetch the complete data set, or give its place as --root")
     return inside(folder, path)
 
 
@@ -48,9 +55,9 @@ def inside(folder: Path, path: Path) -> Path:
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise RunError(f"{path} is missing or leads nowhere: fetch the complete data set, or give its place as --root") from error
+        raise DataError(f"{path} is missing or leads nowhere: fetch the complete data set, or give its place as --root") from error
     if not real.is_relative_to(folder):
-        raise RunError(f"{path} is a link out of {folder}: put the file itself there, or give its real place as --root")
+        raise DataError(f"{path} is a link out of {folder}: put the file itself there, or give its real place as --root")
     return path
 
 
@@ -61,13 +68,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield cast(BinaryIO, file)
     except FileNotFoundError as error:
-        raise RunError(f"{path} is missing: fetch the complete data set, or give its place as --root") from error
+        raise DataError(f"{path} is missing: fetch the complete data set, or give its place as --root") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise RunError(f"{path} is truncated or damaged ({error}): fetch it again") from error
+        raise DataError(f"{path} is truncated or damaged ({error}): fetch it again") from error
     except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
     except MemoryError as error:
-        raise RunError(f"{path} does not fit into memory: it is damaged, or too large for this machine") from error
+        raise DataError(f"{path} does not fit into memory: it is damaged, or too large for this machine") from error
 
 
 def most(path: Path) -> int:
@@ -80,5 +87,5 @@ def content(path: Path) -> bytes:
     with opened(path) as file:
         data = file.read(most(path))
         if file.read(1):
-            raise RunError(f"{path} holds more than {LIMIT / 2**30:.0f} GiB: no file of this kind is so large, fetch it again")
+            raise DataError(f"{path} holds more than {LIMIT / 2**30:.0f} GiB: no file of this kind is so large, fetch it again")
     return data

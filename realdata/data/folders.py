@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from realdata.data.files import inside
+from realdata.data.files import DataError, inside
 from realdata.data.table import Source
-from sims.lab.files import RunError
 
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".ppm", ".webp"})
 # Names the decoders that are tried: Pillow knows others, one of which runs a PostScript interpreter.
@@ -43,7 +42,7 @@ def list_split(known: Source, folder: Path, split: str) -> Listing:
     """The pictures of a split, class by class, names in order. No picture is opened."""
     part = next((folder / place for place in known.parts[split] if (folder / place).exists()), None)
     if part is None:
-        raise RunError(f"{folder} has none of {', '.join(known.parts[split])}: fetch the complete data set, or give its place as --root")
+        raise DataError(f"{folder} has none of {', '.join(known.parts[split])}: fetch the complete data set, or give its place as --root")
     names = known.class_folders or _class_names(inside(folder, folder / known.parts["train"][0]), len(known.classes))
     found = _annotated(part, folder, names, bool(known.class_folders)) if part.is_file() else _by_class(part, folder, names)
     digest = hashlib.sha256()
@@ -52,7 +51,7 @@ def list_split(known: Source, folder: Path, split: str) -> Listing:
     labels, sizes = (np.array([entry[k] for entry in found], dtype=np.int64) for k in (1, 2))
     counts = np.bincount(labels, minlength=len(names))
     if not counts.all():
-        raise RunError(f"{part} has no picture of class {names[int(np.argmin(counts))]} (suffixes known: {', '.join(sorted(SUFFIXES))})")
+        raise DataError(f"{part} has no picture of class {names[int(np.argmin(counts))]} (suffixes known: {', '.join(sorted(SUFFIXES))})")
     classes = known.classes if known.named else names
     return Listing(folder, [entry[0] for entry in found], labels, sizes, classes, digest.hexdigest())
 
@@ -68,7 +67,7 @@ def decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
             image = image.convert("L" if shape[0] == 1 else "RGB")
             pixels = np.asarray(image.resize(shape[1:], Image.Resampling.BILINEAR, box=_centre(image.size, shape[1])))
     except Exception as error:  # decoders refuse damaged pictures in many ways
-        raise RunError(f"{path} is no picture that can be read ({str(error)[:200]}): fetch it again or remove it") from error
+        raise DataError(f"{path} is no picture that can be read ({str(error)[:200]}): fetch it again or remove it") from error
     return pixels.reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
 
 
@@ -88,10 +87,10 @@ Entry = tuple[str, int, int, int]  # path below the folder, label, bytes, time o
 
 def _class_names(folder: Path, expected: int) -> tuple[str, ...]:
     if not folder.is_dir():
-        raise RunError(f"{folder} is no folder: the classes are the folders in it")
+        raise DataError(f"{folder} is no folder: the classes are the folders in it")
     names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if len(names) != expected:
-        raise RunError(f"{folder} has {len(names)} class folders, expected {expected}: fetch the complete data set, or name the classes")
+        raise DataError(f"{folder} has {len(names)} class folders, expected {expected}: fetch the complete data set, or name the classes")
     return tuple(names)
 
 
@@ -100,7 +99,7 @@ def _by_class(part: Path, folder: Path, names: tuple[str, ...]) -> list[Entry]:
     for label, name in enumerate(names):
         place = part / name
         if not place.is_dir():
-            raise RunError(f"{place} is missing: fetch the complete data set, or give its place as --root")
+            raise DataError(f"{place} is missing: fetch the complete data set, or give its place as --root")
         _walk(inside(folder, place), folder, label, entries)
     return entries
 
@@ -110,7 +109,7 @@ def _walk(place: Path, folder: Path, label: int, entries: list[Entry]) -> None:
         with os.scandir(place) as listed:
             found = sorted(listed, key=lambda entry: entry.name)
     except OSError as error:
-        raise RunError(f"{place} cannot be read ({error.strerror}): check its permissions") from error
+        raise DataError(f"{place} cannot be read ({error.strerror}): check its permissions") from error
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             _walk(Path(entry.path), folder, label, entries)
@@ -122,7 +121,7 @@ def _entry(entry: "os.DirEntry[str]", folder: Path, label: int) -> Entry:
     if entry.is_symlink():
         inside(folder, Path(entry.path))
     if not entry.is_file():
-        raise RunError(f"{entry.path} is no file: remove it")
+        raise DataError(f"{entry.path} is no file: remove it")
     status = entry.stat()
     return entry.path[len(str(folder)) + 1 :], label, status.st_size, status.st_mtime_ns
 
@@ -130,13 +129,13 @@ def _entry(entry: "os.DirEntry[str]", folder: Path, label: int) -> Entry:
 def _annotated(part: Path, folder: Path, names: tuple[str, ...], some: bool) -> list[Entry]:
     """Pictures listed in an annotation file; `some`: lines of classes not asked for are passed over."""
     if inside(folder, part).stat().st_size > ANNOTATIONS:
-        raise RunError(f"{part} is larger than {ANNOTATIONS >> 20} MiB: no list of pictures is, fetch it again")
+        raise DataError(f"{part} is larger than {ANNOTATIONS >> 20} MiB: no list of pictures is, fetch it again")
     images = part.parent / "images"
     try:
         lines = part.read_text(encoding="utf-8").splitlines()
         there = {entry.name: entry for entry in os.scandir(inside(folder, images))}
     except (OSError, ValueError) as error:
-        raise RunError(f"{part} or the folder {images} cannot be read ({error}): fetch both again") from error
+        raise DataError(f"{part} or the folder {images} cannot be read ({error}): fetch both again") from error
     label_of = {name: label for label, name in enumerate(names)}
     entries: dict[str, Entry] = {}
     for number, line in enumerate(lines, start=1):
@@ -145,6 +144,6 @@ def _annotated(part: Path, folder: Path, names: tuple[str, ...], some: bool) -> 
             continue
         if len(words) < 2 or words[1] not in label_of or words[0] not in there or words[0] in entries:
             must = f"must be the name of a picture in {images}, listed once, a tab and a class"
-            raise RunError(f"{part}, line {number}: {line[:80]!r} {must}: fetch it again")
+            raise DataError(f"{part}, line {number}: {line[:80]!r} {must}: fetch it again")
         entries[words[0]] = _entry(there[words[0]], folder, label_of[words[1]])
     return sorted(entries.values(), key=lambda entry: (entry[1], entry[0]))

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from realdata.data.files import LIMIT, most, opened, required
+from realdata.data.files import LIMIT, DataError, most, opened, required
 from realdata.data.imageset import ImageSet
 from realdata.data.table import Source
-from sims.lab.files import RunError
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -16,15 +15,15 @@ def read_idx(path: Path) -> np.ndarray:
     with opened(path) as file:
         head = file.read(4)
         if len(head) < 4 or head[:3] != b"\x00\x00\x08" or head[3] == 0 or len(sizes := file.read(4 * head[3])) < 4 * head[3]:
-            raise RunError(f"{path} does not begin like an IDX file of bytes (found {head.hex() or 'nothing'}): fetch it again")
+            raise DataError(f"{path} does not begin like an IDX file of bytes (found {head.hex() or 'nothing'}): fetch it again")
         shape = tuple(int(n) for n in np.frombuffer(sizes, dtype=">i4"))
         announced = math.prod(shape)
         if min(shape) < 0 or announced > LIMIT or len(shape) > 8:
-            raise RunError(f"{path} announces {'x'.join(map(str, shape))} bytes, which no such file holds: fetch it again")
+            raise DataError(f"{path} announces {'x'.join(map(str, shape))} bytes, which no such file holds: fetch it again")
         data = file.read(min(announced, most(path)) + 1)
     if len(data) != announced:
         found = "more" if len(data) > announced else str(len(data))
-        raise RunError(f"{path} announces {'x'.join(map(str, shape))} bytes and holds {found}: fetch it again")
+        raise DataError(f"{path} announces {'x'.join(map(str, shape))} bytes and holds {found}: fetch it again")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 
@@ -35,7 +34,7 @@ def read_pair(known: Source, folder: Path, split: str) -> ImageSet:
     images = images[:, None] if images.ndim == 3 else images
     if images.ndim != 4 or labels.ndim != 1:
         wrong = paths[0] if images.ndim != 4 else paths[1]
-        raise RunError(f"{wrong} does not have the axes of {'images' if wrong is paths[0] else 'labels'}: fetch it again")
+        raise DataError(f"{wrong} does not have the axes of {'images' if wrong is paths[0] else 'labels'}: fetch it again")
     if len(images) != len(labels):
-        raise RunError(f"{paths[0]} has {len(images)} images and {paths[1]} {len(labels)} labels: fetch both again")
+        raise DataError(f"{paths[0]} has {len(images)} images and {paths[1]} {len(labels)} labels: fetch both again")
     return ImageSet(images, labels.astype(np.int64), known.classes)

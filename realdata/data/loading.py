@@ -6,26 +6,25 @@ from pathlib import Path
 from realdata.data.arrays import read_arrays
 from realdata.data.cache import cached_images
 from realdata.data.cifar import read_batches
-from realdata.data.files import locate
+from realdata.data.files import DataError, locate
 from realdata.data.folders import list_split
 from realdata.data.idx import read_pair
 from realdata.data.imageset import ImageSet
 from realdata.data.table import SPLITS, Source, source
-from sims.lab.files import RunError
 
 
 def load(name: str, root: str | Path, split: str) -> ImageSet:
     """One split ("train" or "test") of the data set below `root`; counts, shape and label range checked."""
     if split not in SPLITS:
-        raise RunError(f"unknown split {split!r}: choose train or test")
+        raise DataError(f"unknown split {split!r}: choose train or test")
     known = source(name)
     folder = locate(name, root)
     images = READERS[known.format](known, folder, split)
     if images.images.shape[1:] != known.shape:
-        raise RunError(f"{folder}: images of {name} have shape {images.images.shape[1:]}, expected {known.shape}: fetch the files again")
+        raise DataError(f"{folder}: images of {name} have shape {images.images.shape[1:]}, expected {known.shape}: fetch the files again")
     expect(known, folder, split, len(images))
     if images.labels.min() < 0 or images.labels.max() >= len(known.classes):
-        raise RunError(
+        raise DataError(
             f"{folder}: labels of {name} must lie in 0..{len(known.classes) - 1}: found {images.labels.min()}..{images.labels.max()}"
         )
     return images
@@ -35,7 +34,7 @@ def expect(known: Source, folder: Path, split: str, found: int) -> None:
     """Refuses a split that is empty or has another number of images than is known."""
     expected = known.counts.get(split)
     if found == 0 or found != (expected or found):
-        raise RunError(f"{folder}: the {split} split has {found} images, expected {expected or 'some'}: fetch the files again")
+        raise DataError(f"{folder}: the {split} split has {found} images, expected {expected or 'some'}: fetch the files again")
 
 
 def _read_pictures(known: Source, folder: Path, split: str) -> ImageSet:

@@ -63,12 +63,12 @@ def source(name: str) -> Source:
     if ":" in name:
         return _described(name)
     base, _, side = name.rpartition("-")
-    if base in SOURCES and SOURCES[base].format == "folders" and side.isdecimal():
+    if base in SOURCES and SOURCES[base].format == "folders" and side.isdecimal() and len(side) < 5:
         if int(side) not in SIDES:
-            raise RunError(f"the side of {base} must lie in {SIDES.start}..{SIDES.stop - 1} pixels: {name}")
+            raise RunError(f"the side of {base} must lie in {SIDES.start}..{SIDES.stop - 1} pixels: {name[:80]}")
         return replace(SOURCES[base], shape=(3, int(side), int(side)))
     raise RunError(
-        f"unknown data set {name!r}: choose one of {', '.join(sorted(SOURCES))}, a side in pixels after the photographs' (imagenette-64), "
+        f"unknown data set {name[:80]!r}: choose one of {', '.join(sorted(SOURCES))} (photographs also with their side: imagenette-64), "
         "or describe your own: folders:3x64x64:10, arrays:3x32x32:10, idx:1x28x28:10"
     )
 
@@ -94,25 +94,26 @@ _PARTS = {"folders": _TREE, "arrays": _ARRAYS, "idx": _IDX}
 
 
 def _described(name: str) -> Source:
-    found = re.fullmatch(r"(folders|arrays|idx):([13])x(\d{1,4})x(\d{1,4}):(.+)", name)
+    found = re.fullmatch(r"(folders|arrays|idx):([13])x([0-9]{1,4})x([0-9]{1,4}):(.+)", name)
     if found is None:
         raise RunError(
-            f"{name!r} describes no data set: write FORMAT:CHANNELSxHEIGHTxWIDTH:CLASSES, such as folders:3x64x64:10, with 1 or 3 channels"
+            f"{name[:80]!r} describes no data set: write FORMAT:CHANNELSxHEIGHTxWIDTH:CLASSES, such as folders:3x64x64:10 "
+            "(formats folders, arrays, idx; 1 or 3 channels)"
         )
     form, shape = found[1], (int(found[2]), int(found[3]), int(found[4]))
     if not set(shape[1:]) <= set(SIDES):
-        raise RunError(f"the sides must lie in {SIDES.start}..{SIDES.stop - 1} pixels: {name}")
+        raise RunError(f"the sides must lie in {SIDES.start}..{SIDES.stop - 1} pixels: {name[:80]}")
     if form == "folders" and shape[1] != shape[2]:
-        raise RunError(f"pictures are cut to squares, so height and width must agree: {name}")
+        raise RunError(f"pictures are cut to squares, so height and width must agree: {name[:80]}")
     named = not found[5].isdecimal()
     classes = tuple(found[5].split(",")) if named else tuple(map(str, range(min(int(found[5]), 100_001))))
     if not 2 <= len(classes) <= 100_000 or len(set(classes)) < len(classes) or not all(_plain(word) for word in classes):
-        raise RunError(f"need 2 to 100000 different classes, by number or by names parted by commas: {name[:200]}")
+        raise RunError(f"need 2 to 100000 different classes, by number or by names parted by commas: {name[:80]}")
     return Source(form, shape, classes, _PARTS[form], named=named)
 
 
 def _plain(word: str) -> bool:
-    return bool(word) and Path(word).name == word
+    return word not in ("", ".", "..") and word.isprintable() and Path(word).name == word
 
 
 _CIFAR100_FINE = """

@@ -1,6 +1,7 @@
 """Readers of image files: what they accept, what they refuse and in which words, and the held-out split."""
 
 import gzip
+import hashlib
 import io
 import os
 import pickle
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -19,7 +21,7 @@ from realdata import data
 from realdata.data.cifar import read_pickle
 from realdata.data.idx import read_idx
 from sims.lab.files import RunError
-from tests.realdata.files import idx_bytes, python2_pickle, write_cifar, write_mnist
+from tests.realdata.files import idx_bytes, python2_pickle, write_cifar, write_cifar100, write_mnist
 from tests.strategies import seeds
 
 
@@ -84,6 +86,102 @@ def test_cifar_is_found_and_read(tmp_path: Path, protocol: int, place: str, monk
     assert np.array_equal(train.images[:4].reshape(4, -1), raw[b"data"])
     assert train.labels[:4].tolist() == raw[b"labels"]
     assert len(data.load("cifar10", tmp_path, "test")) == 4
+
+
+def test_cifar100_has_fine_and_coarse_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("cifar100", "cifar100-coarse"):
+        monkeypatch.setitem(data.SOURCES, name, _smaller(name, {"train": 6, "test": 6}))
+    write_cifar100(tmp_path / "cifar-100-python", np.random.default_rng(0))
+    fine, coarse = (data.load(name, tmp_path, "train") for name in ("cifar100", "cifar100-coarse"))
+    with open(tmp_path / "cifar-100-python" / "train", "rb") as file:
+        raw = pickle.load(file, encoding="bytes")
+    assert fine.labels.tolist() == raw[b"fine_labels"]
+    assert coarse.labels.tolist() == raw[b"coarse_labels"]
+    assert np.array_equal(fine.images.reshape(6, -1), raw[b"data"])
+    assert (len(set(fine.classes)), len(set(coarse.classes))) == (100, 20)
+    assert list(fine.classes) == sorted(fine.classes)
+    assert list(coarse.classes) == sorted(coarse.classes)
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 8), (7, 1, 9, 8), (7, 3, 9, 8)])
+def test_any_idx_pair_is_read(tmp_path: Path, shape: tuple[int, ...]):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, shape), rng.integers(0, 4, 7)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(images))
+    (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
+    found = data.load(f"idx:{3 if shape[1] == 3 else 1}x9x8:4", tmp_path, "train")
+    assert np.array_equal(found.images.reshape(shape), images)
+    assert np.array_equal(found.labels, labels)
+    with pytest.raises(RunError, match="expected"):
+        data.load("idx:1x8x8:4", tmp_path, "train")
+
+
+@pytest.mark.parametrize("form", ["npz", "packed npz", "safetensors", "npy"])
+@pytest.mark.parametrize("layout", ["channels first", "channels last", "no channels"])
+def test_pairs_of_arrays_are_read(tmp_path: Path, form: str, layout: str):
+    rng, channels = np.random.default_rng(0), 1 if layout == "no channels" else 3
+    images, labels = rng.integers(0, 256, (5, channels, 8, 9), dtype=np.uint8), rng.integers(0, 3, 5)
+    stored = {"channels first": images, "channels last": np.ascontiguousarray(np.moveaxis(images, 1, -1)), "no channels": images[:, 0]}[
+        layout
+    ]
+    write_arrays(tmp_path, form, stored, labels.astype(np.uint8)[:, None])
+    found = data.load(f"arrays:{channels}x8x9:3", tmp_path, "train")
+    assert np.array_equal(found.images, images)
+    assert np.array_equal(found.labels, labels)
+    assert isinstance(found.images, np.memmap) == (form == "npy")
+    with pytest.raises(RunError, match=r"has none of test.npz, test.safetensors, test-images.npy"):
+        data.load(f"arrays:{channels}x8x9:3", tmp_path, "test")
+
+
+@pytest.mark.parametrize("form", ["npz", "safetensors", "npy"])
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (np.zeros((2, 3, 8, 8)), [0, 1], "must be bytes .* found float64"),
+        (np.zeros((2, 3, 8, 9), dtype=np.uint8), [0, 1], r"expected \(n, 3, 8, 8\)"),
+        (np.zeros((2, 3, 8, 8), dtype=np.uint8), [0, 1, 2], "need 2 integer labels"),
+        (np.zeros((2, 3, 8, 8), dtype=np.uint8), [0.0, 1.0], "need 2 integer labels"),
+        (np.zeros((2, 3, 8, 8), dtype=np.uint8), [0, 4], r"must lie in 0\.\.3: found 0\.\.4"),
+        (np.zeros((2, 3, 8, 8), dtype=np.uint8), [0, -1], r"must lie in 0\.\.3: found -1\.\.0"),
+        (np.zeros((0, 3, 8, 8), dtype=np.uint8), [], "has 0 images|need 0 integer labels"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, form: str, images: np.ndarray, labels: list[float], words: str):
+    write_arrays(tmp_path, form, images, np.array(labels))
+    with pytest.raises(RunError, match=words):
+        data.load("arrays:3x8x8:4", tmp_path, "train")
+
+
+def write_arrays(folder: Path, form: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if form == "npy":
+        np.save(folder / "train-images.npy", images)
+        np.save(folder / "train-labels.npy", labels)
+    elif form == "safetensors":
+        (folder / "train.safetensors").write_bytes(safetensors.numpy.save({"images": images, "labels": labels}))
+    else:
+        (np.savez if form == "npz" else np.savez_compressed)(folder / "train.npz", images=images, labels=labels)
+
+
+def test_sets_of_ones_own_are_described_in_a_word(monkeypatch: pytest.MonkeyPatch):
+    known = data.source("arrays:3x16x32:12")
+    assert (known.shape, len(known.classes), known.mirror) == ((3, 16, 32), 12, True)
+    assert data.source("folders:3x64x64:cat,dog").class_folders == ("cat", "dog")
+    assert data.source("folders:3x64x64:2").class_folders == ()
+    monkeypatch.setenv("DISTILL_DATA", "/data")
+    assert data.default_root("imagefruit-64") == Path("/data/imagenet1k")
+    with pytest.raises(RunError, match="give their folder as --root"):
+        data.default_root("folders:3x64x64:2")
+    monkeypatch.delenv("DISTILL_DATA")
+    with pytest.raises(RunError, match="set DISTILL_DATA to the folder that holds cifar100/"):
+        data.default_root("cifar100-coarse")
+
+
+def test_an_archive_is_not_unpacked_but_told(tmp_path: Path):
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(gzip.compress(b""))
+    with pytest.raises(RunError, match="is a file: unpack it"):
+        data.load("cifar10", tmp_path / "cifar-10-python.tar.gz", "train")
+    with pytest.raises(RunError, match="unknown split 'val'"):
+        data.load("cifar10", tmp_path, "val")
 
 
 def _smaller(name: str, counts: dict[str, int]) -> data.Source:
@@ -192,6 +290,23 @@ def test_verify_describes_every_fault(tmp_path: Path):
     assert "missing" in checks["t10k-labels-idx1-ubyte"].fault
     assert "does not begin like" in checks["t10k-images-idx3-ubyte"].fault
     assert checks["train-images-idx3-ubyte"].fault == "30 images, expected 60000"
+
+
+def test_verify_knows_sums_of_packed_files_and_says_where_it_knows_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_mnist(tmp_path / "a", np.random.default_rng(0), compress=True, counts=(30, 20))
+    packed = tmp_path / "a" / "train-images-idx3-ubyte.gz"
+    sums = {packed.name: hashlib.md5(packed.read_bytes()).hexdigest(), "train-labels-idx1-ubyte.gz": "0" * 32}
+    known = replace(data.SOURCES["fashion-mnist"], counts={"train": 30, "test": 20}, md5=sums)
+    monkeypatch.setitem(data.SOURCES, "fashion-mnist", known)
+    checks = {c.file: c for c in data.verify("fashion-mnist", tmp_path / "a")}
+    assert (checks[packed.name].checksum, checks[packed.name].fault) == ("matches", "")
+    assert checks["train-labels-idx1-ubyte.gz"].fault == "not the published file"
+    assert (checks["t10k-images-idx3-ubyte.gz"].checksum, checks["t10k-images-idx3-ubyte.gz"].fault) == ("unknown", "")
+    labels = data.load("fashion-mnist", tmp_path / "a", "test").labels
+    counts = np.bincount(labels, minlength=10)
+    assert checks["(test)"].per_class == f"{counts.min()} .. {counts.max()}"
+    write_mnist(tmp_path / "b", np.random.default_rng(0), counts=(30, 20))
+    assert {c.checksum for c in data.verify("fashion-mnist", tmp_path / "b")} == {"unknown", "-"}
 
 
 @given(seed=seeds, sizes=st.lists(st.integers(2, 40), min_size=1, max_size=5), fraction=st.floats(0.01, 0.9))

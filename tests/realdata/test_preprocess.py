@@ -1,12 +1,15 @@
 """Transforms: what they make of the images they were fitted on, their inverses, and their stored form."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realdata import preprocess
+from realdata import data, preprocess
+from realdata.data import Selection
 from sims.lab.files import RunError
 from tests.strategies import generators
 
@@ -67,11 +70,79 @@ def test_inverse_gives_the_images_back(rng: np.random.Generator, kind: str):
 def test_stored_transform_does_the_same(rng: np.random.Generator, kind: str):
     images = some_images(rng)
     transform = preprocess.fit(kind, images)
-    stored = safetensors.numpy.load(safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in transform.tensors().items()}))
+    stored = safetensors.numpy.load(safetensors.numpy.save({k: np.array(v, order="C") for k, v in transform.tensors().items()}))
     again = preprocess.load_transform(stored)
     assert np.array_equal(again.apply(images), transform.apply(images))
     x = transform.apply(images)
     assert np.array_equal(again.invert(x), transform.invert(x))
+
+
+@given(rng=generators, per_image=st.booleans(), part=st.integers(1, 70))
+def test_parts_and_mapped_rows_give_the_same_transforms(
+    tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator, per_image: bool, part: int
+):
+    """Statistics over parts of images on disk against those of one array in float64."""
+    images, rows = some_images(rng, 80), np.sort(rng.permutation(80)[:60])
+    path = tmp_path_factory.mktemp("mapped") / "images.npy"
+    np.save(path, images)
+    mapped = Selection(np.load(path, mmap_mode="r"), rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "PART", part)
+        standardise, zca = preprocess.fit("standardise", mapped), preprocess.fit_zca(mapped, per_image=per_image)
+        x = zca.apply(mapped)
+        assert np.array_equal(standardise.apply(mapped), preprocess.fit("standardise", images[rows]).apply(images[rows]))
+    u = images[rows] / 255.0
+    assert isinstance(standardise, preprocess.Standardise)
+    assert np.allclose(standardise.mean, u.mean(axis=(0, 2, 3)), rtol=1e-7)
+    assert np.allclose(standardise.std, u.std(axis=(0, 2, 3)), rtol=1e-7)
+    whole = preprocess.fit_zca(images[rows], per_image=per_image)
+    assert np.allclose(zca.zca, whole.zca, rtol=1e-6, atol=1e-6)
+    assert np.allclose(x, whole.apply(images[rows]), atol=1e-4)
+
+
+def test_published_figures_stand_beside_the_measured_ones(data_root: Path):
+    """Means agree to the digits printed; deviations do for MNIST, and for CIFAR-10 are averages over images, as the module says."""
+    if not (data_root / "cifar10").is_dir() or not (data_root / "mnist").is_dir():
+        pytest.skip(f"no cifar10 or mnist under {data_root}")
+    mnist, cifar = (data.load(name, data_root / name, "train").images for name in ("mnist", "cifar10"))
+    for name, images in (("mnist", mnist), ("cifar10", cifar)):
+        measured, printed = preprocess.fit("standardise", images), preprocess.published(f"published-{name}", images.shape[1])
+        assert isinstance(measured, preprocess.Standardise)
+        assert np.allclose(measured.mean, printed.mean, atol=1e-4)
+        assert np.allclose(measured.std, printed.std, atol=1e-4) == (name == "mnist")
+    of_images = np.mean([image.std(axis=(1, 2)) for image in cifar[:5000] / 255.0], axis=0)
+    assert np.allclose(of_images, preprocess.PUBLISHED["published-cifar10"][1], atol=2e-3)
+
+
+def test_published_figures_are_for_their_channels():
+    images = some_images(np.random.default_rng(0), shape=(3, 2, 2))
+    assert "published-cifar10" in preprocess.TRANSFORMS
+    x = preprocess.fit("published-cifar10", images).apply(images)
+    assert np.allclose(x[0, 1, 0, 0], (images[0, 1, 0, 0] / 255 - 0.4822) / 0.1994, atol=1e-5)
+    with pytest.raises(RunError, match="published-mnist is for images of 1 channels, these have 3"):
+        preprocess.fit("published-mnist", images)
+
+
+def test_whitening_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    images = some_images(np.random.default_rng(0))
+    place = tmp_path / "new" / "cache"
+    first = preprocess.fit("zca", images, place)
+    (kept,) = place.iterdir()
+    compute = preprocess.fit_zca
+    monkeypatch.setattr(preprocess, "fit_zca", None)
+    again = preprocess.fit("zca", images, place)
+    assert all(np.array_equal(again.tensors()[name], tensor) for name, tensor in first.tensors().items())
+    monkeypatch.setattr(preprocess, "fit_zca", compute)
+    kept.write_bytes(kept.read_bytes()[:100])  # damaged: made again
+    assert np.array_equal(preprocess.fit("zca", images, place).apply(images), first.apply(images))
+    preprocess.fit("zca", images[::-1], place)
+    assert len(list(place.iterdir())) == 2
+
+
+def test_whitening_has_a_limit():
+    images = np.zeros((2, 3, 65, 64), dtype=np.uint8)
+    with pytest.raises(RunError, match=r"zca of 12480 features an image needs 5 GB .*: use standardise"):
+        preprocess.fit("zca", images)
 
 
 def test_unknown_transforms_are_refused():
