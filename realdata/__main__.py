@@ -44,7 +44,8 @@ class Distill:
     out: Path | None = None
     """Run folder; by default results/DATASET-METHOD-ipcN."""
     preset: str | None = None
-    """Settings to start from: cpu, dev-tiny, rat-cifar10-ipc1 (-ipc10, -ipc50) or a .toml file; options on the command line win."""
+    """Settings to start from: cpu, dev-tiny, rat-cifar10-ipcN, at-cifar10-ipcN, at-cifar100-ipcN, at-tiny-imagenet-ipcN (N = 1, 10, 50;
+    no 50 for Tiny ImageNet) or a .toml file; options on the command line win."""
     resume: bool = True
     """Go on with the run in --out; --no-resume refuses a folder that holds one."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)

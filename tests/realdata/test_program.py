@@ -291,7 +291,7 @@ def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixtur
         (["--preset", "fast"], "unknown preset 'fast': choose one of"),
         (["--real-batch", "601"], "real_batch=601"),
         (["--network.depth", "9"], "depth 9 halves 28x28 images to nothing"),
-        (["--network.norm", "batch"], "unknown norm 'batch'"),
+        (["--network.norm", "spectral"], "unknown norm 'spectral'"),
         (["--outer-lr", "nan"], "outer_lr=nan"),
         (["--device", "abacus"], "no device 'abacus'"),
         (["--method", "at-bptt"], "base=2, spread=10, horizon=4"),
