@@ -138,7 +138,7 @@ class RealImages:
     """Mean cross-entropy on a drawn real batch, as a RealLoss; worked off `chunk` images at a time, so memory does not grow with the batch.
 
     images (n, channels, height, width) and labels (n,) int64 lie on the device; `batch` rows are drawn without replacement.
-    On a CPU small chunks (64) stay in cache and are also the fastest.
+    On a CPU small chunks (64) stay in cache and are also the fastest. Batch norm takes the statistics of the chunk it sees.
     """
 
     module: nn.Module

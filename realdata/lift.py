@@ -195,8 +195,10 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def uncovered(module: nn.Module) -> str | None:
-    """What keeps a network from being lifted, a layer without entry or a parameter in two places; or None."""
+    """What keeps a network from being lifted (a layer without entry, a hook, a parameter in two places), or None."""
     layers = list(_layers(module))
+    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
+        return "forward hooks change what the network computes"
     for part in layers:
         known = LAYERS.get(type(part))
         if known is None or not known.plain(part):
@@ -232,7 +234,7 @@ def lifted(module: nn.Module) -> Callable[[Tensors, Tensors, torch.Tensor], tupl
     """(theta, c, x) -> (f(theta, x), (d f / d theta) c) of a covered network."""
     missing = uncovered(module)
     if missing is not None:
-        raise ValueError(f"{missing}: add it to realdata.lift.LAYERS or use product='autograd'")
+        raise ValueError(f"no fast product: {missing}; use product='autograd', or give a layer its entry in realdata.lift.LAYERS")
     network = _composed(module)
 
     def value_and_derivative(theta: Tensors, c: Tensors, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

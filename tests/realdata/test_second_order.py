@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -24,6 +24,8 @@ from theory.distill.inner_optim import SGD, Momentum
 from theory.distill.truncation import Window
 
 SHAPE = (2, 16, 16)
+# For tests that run once for each family.
+FEWER = settings(max_examples=max(1, settings().max_examples // 4))
 # Raised inside torch by the first forward-mode derivative and by its compiler.
 TORCHS_OWN = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 
@@ -65,6 +67,7 @@ def along(x: Tensors, rng: np.random.Generator) -> Tensors:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@FEWER
 @given(data=st.data(), rng=generators)
 def test_products_are_those_of_double_backward(family: str, data: st.DataObject, rng: np.random.Generator):
     module = FAMILIES[family]()
@@ -181,14 +184,24 @@ def test_other_modules_fall_back_to_autograd_or_are_refused(words: str):
     c = along(theta, rng)
     h_c, m_c = problem.second_order(theta, s, xi, c)
     assert relative_error(h_c + m_c, by_double_backward(problem, theta, s, xi, c)) <= 1e-12
-    with pytest.raises(ValueError, match="no derivative rule"):
+    with pytest.raises(ValueError, match="no fast product: no derivative rule for the layer"):
         derivatives(module, "fast")
 
 
-def test_one_parameter_in_two_places_falls_back():
+def shared_layer() -> nn.Sequential:
     layer = nn.Conv2d(2, 2, 3, padding=1)
-    module = nn.Sequential(layer, nn.ReLU(), layer, nn.Flatten(), nn.Linear(512, CLASSES))
-    assert uncovered(module) is not None
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.Flatten(), nn.Linear(512, CLASSES))
+
+
+def hooked() -> nn.Sequential:
+    module = FAMILIES["mlp"]()
+    module[1].register_forward_hook(lambda part, inputs, output: output * output)
+    return module
+
+
+@pytest.mark.parametrize(("build", "words"), [(shared_layer, "two places"), (hooked, "hooks")])
+def test_networks_that_are_more_than_their_layers_fall_back(build: Callable[[], nn.Sequential], words: str):
+    module = build()
     problem = ModuleProblem(module, CLASSES, 2, torch.arange(CLASSES).repeat_interleave(2), Augment("none"), dtype=torch.float64)
     rng = np.random.default_rng(4)
     s = along((torch.zeros(6, *SHAPE),), rng)
@@ -196,6 +209,8 @@ def test_one_parameter_in_two_places_falls_back():
     c = along(theta, rng)
     h_c, m_c = problem.second_order(theta, s, xi, c)
     assert relative_error(h_c + m_c, by_double_backward(problem, theta, s, xi, c)) <= 1e-12
+    with pytest.raises(ValueError, match=words):
+        derivatives(module, "fast")
 
 
 def test_unknown_products_are_refused():
