@@ -131,10 +131,10 @@ def _host(a: Any) -> np.ndarray:
     return np.asarray(a.get() if hasattr(a, "get") else a, dtype=np.float64)
 
 
-def predicted_points(r: int, name: str, common: float = 0.0) -> float | None:
-    """The least M1 that the typical spectrum predicts for a criterion at its threshold; None where that is under 2r, out of its range."""
+def predicted_points(r: int, name: str, common: float = 0.0, spread: float = 0.0) -> float | None:
+    """The least M1 that the typical spectrum predicts for a criterion at its threshold; None where that lies out of its range."""
     try:
-        return least_points(r, name, THRESHOLDS[name], common)
+        return least_points(r, name, THRESHOLDS[name], common, spread)
     except ValueError:
         return None
 

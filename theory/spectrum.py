@@ -180,21 +180,24 @@ def typical_spectrum(r: int, m: float, common: float = 0.0, spread: float = 0.0)
     return Spectrum(np.linalg.eigvalsh(reflected + np.outer(v, v)), np.linalg.eigvalsh(reflected))
 
 
-def least_points(r: int, criterion: str, threshold: float, common: float = 0.0) -> float:
+def least_points(r: int, criterion: str, threshold: float, common: float = 0.0, spread: float = 0.0) -> float:
     """The M1 at which the typical spectrum meets the criterion (step 5); a real number >= 2r, or inf where no M1 meets it.
 
     Against medians over many draws (80 to 4000), thresholds 3 (common mode) and 10 (both others), no common part: within 2 % for r = 8
-    to 64; at r = 128 within the 2 % that 10 draws resolve. Raises ValueError where the criterion is met already at M1 = 2r, below which
-    the expansion is not valid.
+    to 64; at r = 128 within the 2 % that 10 draws resolve. Raises ValueError where the criterion is met already at the least M1 of the
+    expansion, 1/M1 + 4 spread = 1/(2r), or where there is none.
     """
     _require_criterion(criterion, threshold)
+    room = 0.5 / r - 4.0 * spread
+    if room <= 0:
+        raise ValueError(f"the map noise leaves no M1 for the expansion: r={r}, spread={spread:g}, at most {0.125 / r:g}")
 
     def excess(log_m: float) -> float:
-        return math.log(criteria(typical_spectrum(r, math.exp(log_m), common))[criterion] / threshold)
+        return math.log(criteria(typical_spectrum(r, math.exp(log_m), common, spread))[criterion] / threshold)
 
-    low = math.log(2.0 * r) + 1e-9
+    low = -math.log(room) + 1e-9
     if excess(low) <= 0:
-        raise ValueError(f"{criterion} <= {threshold:g} is met already at M1 = 2 r = {2 * r}: lower the threshold")
+        raise ValueError(f"{criterion} <= {threshold:g} is met already at M1 = {1.0 / room:.3g}: lower the threshold")
     high = low + math.log(2.0)
     while excess(high) > 0:
         low, high = high, high + math.log(2.0)

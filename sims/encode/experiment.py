@@ -4,6 +4,7 @@ distilled       M1 points and M2 labels; risk with a fresh start (and with the s
 random subset   as many real samples as fit in the same floats, used for both layers
 k-means         as many cluster centres of the inputs with the mean label of their cluster
 H alone         an orthonormal basis of the estimated expected Hessian's top r eigenvectors, random rows in it, M2 labels
+labels alone    random rows, head from as many labels of the teacher on random inputs as fit in the same floats
 random features random rows, head on real samples: L floats and a seed
 weights         the full-data teacher itself
 """
@@ -109,6 +110,7 @@ def encode_trial(config: Mapping[str, Any]) -> dict[str, Any]:
         "random_subset": _subset_risk(bench, count),
         "k_means": _kmeans_risk(bench, count),
         "H_alone": _hessian_risk(bench, teacher, x),
+        "labels_alone": _labels_alone_risk(bench, teacher, budget),
         "random_features": _random_feature_risk(bench),
     }
     floats = {
@@ -119,6 +121,7 @@ def encode_trial(config: Mapping[str, Any]) -> dict[str, Any]:
         "random_subset": memory.raw_subset(count, task.d).floats,
         "k_means": memory.raw_subset(count, task.d).floats,
         "H_alone": memory.subspace(task.r, task.d).floats + m2,
+        "labels_alone": budget,
         "random_features": task.L,
     }
     return {f"risk_{k}": v for k, v in risks.items()} | {f"floats_{k}": v for k, v in floats.items()} | _geometry(encoded, points)
@@ -176,9 +179,18 @@ def _hessian_risk(bench: Bench, teacher: Network, x: Any) -> float:
 
 
 def _random_feature_risk(bench: Bench) -> float:
+    return bench.risk(bench.fit_real(*_random_features(bench)))
+
+
+def _labels_alone_risk(bench: Bench, teacher: Network, count: int) -> float:
+    x = label_inputs(bench.encoded, count)
+    return bench.risk(bench.fit(*_random_features(bench), x, labels(teacher, x)))
+
+
+def _random_features(bench: Bench) -> tuple[Any, Any]:
+    """Rows uniform on the sphere of R^d, and biases."""
     task, rng, asarray = bench.encoded.task, bench.encoded.rng("baselines"), bench.encoded.student.asarray
-    rows = asarray(_random_rows(task, task.d, rng))
-    return bench.risk(bench.fit_real(rows, asarray(rng.standard_normal(task.L))))
+    return asarray(_random_rows(task, task.d, rng)), asarray(rng.standard_normal(task.L))
 
 
 def _random_rows(task: Task, k: int, rng: np.random.Generator) -> Float[np.ndarray, "L k"]:

@@ -27,7 +27,8 @@ NAMES = {
     "H_alone": "H alone and labels",
     "k_means": "k-means of real samples",
     "random_subset": "random real samples",
-    "random_features": "random features",
+    "labels_alone": "random features, labels on random inputs",
+    "random_features": "random features, head on real samples",
 }
 
 
@@ -83,10 +84,8 @@ def geometry_text(config: Encode, result: Result) -> str:
     """Off-subspace energy beside its prediction, the largest principal angle, the gap at r."""
     t, s = config.task, np.median(result.singular_values, axis=0)
     lines = [f"off-subspace energy of the points: median {number(float(np.median(result.off_energy)))}"]
-    if t.preprocessing in predictions.PREPROCESSING:
-        k = t.L // 2 * t.J
-        predicted = predictions.distilled_points(make_link(t.link, t.r), t.noise, t.d, t.N, k, t.preprocessing).fraction
-        lines[0] += f", predicted {number(predicted)} (derived here)"
+    predicted = predictions.distilled_points(make_link(t.link, t.r), t.noise, t.d, t.N, t.L // 2 * t.J, t.preprocessing).fraction
+    lines[0] += f", predicted {number(predicted)} (derived here)"
     lines.append(f"largest principal angle to S*: median {number(float(np.degrees(np.median(result.angles.max(axis=1)))))} degrees")
     if len(s) > t.r:
         lines.append(f"singular values: gap s_r / s_(r+1) = {number(singular_gap(s, t.r))}")
@@ -151,7 +150,7 @@ def _figure(result: Result) -> Figure:
         risk = result.risks[name]
         middle_risk = float(np.median(risk))
         error = [[middle_risk - risk.min()], [risk.max() - middle_risk]]
-        style: dict[str, Any] = {"fmt": "os^vD*Ph"[k], "ms": 5, "capsize": 2.5, "color": figures.colour(k)}
+        style: dict[str, Any] = {"fmt": "os^vD*Phx"[k], "ms": 5, "capsize": 2.5, "color": figures.colour(k)}
         left.errorbar([result.floats[name]], [middle_risk], yerr=error, label=label, **style)
     left.set_xscale("log")
     left.set_yscale("log")

@@ -158,15 +158,16 @@ def sampled_law(
 ) -> SampledLaw:
     """statistics[i](draws[i]) over x, its slope and the slopes between neighbours, all intervals from the same resamples.
 
+    One draw has no interval: an x with a single one counts as censored.
     draws[i]       array (n_i, ...) whose first axis counts independent draws: numbers (with Crossing.rank for crossings), or whole curves
     statistics[i]  draws[i] -> one number, not in (0, inf) when censored; for curves e.g. lambda c: crossing(g, np.median(c, 0), level).rank
     """
     draws = [np.asarray(values, float) for values in draws]
-    if not len(draws) == len(x) == len(statistics) or min((len(values) for values in draws), default=0) < 2:
-        raise ValueError(f"a slope needs at least 2 draws at each x: {len(x)} x with {[len(values) for values in draws]} draws")
+    if not len(draws) == len(x) == len(statistics) or min(map(len, draws), default=0) < 1:
+        raise ValueError(f"a law needs a statistic and draws at each x: {len(x)} x with {list(map(len, draws))} draws")
 
     def values(pick: Callable[[int], Any]) -> np.ndarray:
-        return np.array([f(curves[pick(len(curves))]) for f, curves in zip(statistics, draws, strict=True)])
+        return np.array([f(c[pick(len(c))]) if len(c) > 1 else math.inf for f, c in zip(statistics, draws, strict=True)])
 
     y, table = values(np.arange), np.array([values(lambda n: rng.integers(0, n, n)) for _ in range(resamples)])
     rows = iter(table)
@@ -192,7 +193,9 @@ def power_law(
     rng: np.random.Generator,
     resamples: int = 2000,
 ) -> Slope:
-    """The slope of `sampled_law` with one statistic at every x."""
+    """The slope of `sampled_law` with one statistic at every x and at least 2 draws at each."""
+    if min(map(len, draws), default=0) < 2:
+        raise ValueError(f"a slope needs at least 2 draws at each x: {len(x)} x with {list(map(len, draws))} draws")
     return sampled_law(x, draws, [statistic] * len(draws), rng=rng, resamples=resamples).slope
 
 

@@ -4,6 +4,8 @@
     head sweep      labels that recover a head on line inputs, over L
     spectrum sweep  population mode, L -> infinity: the least M1 of three conditioning criteria, over r
     risk in r       population mode: the least M1 at which the risk is within `risk_ratio` of the teacher's, over r
+    rows sweep      real samples: the conditioning criteria of rows retrained on real distilled points, over r
+    baselines       the tasks of the risk sweep at M1 = 4 r^2, M2 = 2 L (sims.encode) beside what else fits in the same floats
 
 The paper (Kinoshita et al., arXiv:2603.14830, abstract) states memory Theta~(r^2 d + L). Which measurement stands for which term, and the
 finite-size predictions, are derived here (theory.predictions, theory.spectrum).
@@ -17,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from sims import costs, population
-from sims.lab.sweep import Sweep
-from sims.pipeline import Task
+from sims.encode.experiment import Encode, encode_trial
+from sims.lab.sweep import Cost, Sweep
+from sims.pipeline import Task, task_of
 from sims.scaling import trials
 
 CRITERIA = tuple(population.THRESHOLDS)
@@ -34,6 +37,13 @@ class Scaling:
     r: tuple[int, ...] = (8, 16, 32, 64, 128)  # intrinsic dimensions of the spectrum sweep
     r_risk: tuple[int, ...] = (4, 6, 8, 12, 16)  # intrinsic dimensions of the population risk
     r_real: tuple[int, ...] = (3, 4)  # further intrinsic dimensions with real samples, for the additive fit
+    r_rows: tuple[int, ...] = (6, 8, 12)  # intrinsic dimensions of the conditioning of real rows
+    rows_d: int = 32  # input dimension of the real rows
+    rows_L: int = 1024  # width of the network that the points of the real rows are matched to
+    rows_samples: float = 64.0  # N / d^2 of the real rows
+    rows_diversity: float = 32.0  # L J/(r d) of the real rows; the plain set needs L J >> r^2 d
+    rows_seeds: int = 8  # seeds of the real rows at each r
+    baseline_seeds: int = 3  # seeds of the baselines at each task of the risk sweep
     seeds: int = 16  # seeds of each real-sample task
     spectrum_draws: int = 1280  # draws of the spectrum sweep times r: the standard error of M1* is then about the same at every r
     risk_draws: int = 1280  # draws of the population risk times r^2, at least 6
@@ -60,17 +70,18 @@ class Scaling:
     risk_ratio: float = 1.25  # population risk over the teacher's
 
     def __post_init__(self) -> None:
-        for name in ("d", "L", "r", "r_risk", "head_L"):
+        for name in ("d", "L", "r", "r_risk", "r_rows", "head_L"):
             values = getattr(self, name)
             if len(values) < 3 or list(values) != sorted(set(values)) or values[0] < 1:
                 raise ValueError(f"an exponent in {name} needs at least three increasing values >= 1: {name}={list(values)}")
         if self.r[0] < LEAST_R:
             raise ValueError(f"the spectrum sweep needs r >= {LEAST_R}: r={list(self.r)}")
-        draws = {"seeds": 2, "head_seeds": 2, "spectrum_draws": 2 * self.r[-1], "risk_draws": 1}
+        draws = {"seeds": 2, "head_seeds": 2, "rows_seeds": 2, "baseline_seeds": 1, "spectrum_draws": 2 * self.r[-1], "risk_draws": 1}
         for name, least in (draws | {"base_L": 2, "L_real": 2, "seed": 0}).items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}: {name}={getattr(self, name)}")
-        sizes = ("samples", "diversity", "m1_low", "m1_high", "functional_ratio", "tolerance", "risk_ratio", "m2_shares", "head_shares")
+        sizes = ("samples", "diversity", "m1_low", "m1_high", "functional_ratio", "tolerance", "risk_ratio")
+        sizes += ("m2_shares", "head_shares", "rows_samples", "rows_diversity")
         for name in sizes:
             values = np.atleast_1d(getattr(self, name))
             if not (values.size and np.all((values > 0) & (values < math.inf))):
@@ -81,6 +92,10 @@ class Scaling:
             raise ValueError(f"the risk level must lie in (0, 1): level={self.level}")
         for d, r, width in [*self.tasks(), *((self.base_d, self.base_r, width) for width in self.head_L)]:
             Task(**self.task(d, r, width))
+        for r in self.r_rows:
+            self.rows_task(r)
+        for place in self.tasks():
+            self.baseline(*place)
 
     def tasks(self) -> list[tuple[int, int, int]]:
         """(d, r, L) of the risk sweep, without repeats."""
@@ -98,6 +113,19 @@ class Scaling:
             "test": self.test,
         }
         return {"d": d, "r": r, "L": width, "J": starts, "link": self.link, "samples": self.samples, **counts}
+
+    def rows_task(self, r: int) -> Task:
+        """The task whose distilled points give the real rows at r; no head is fitted."""
+        starts = max(1, round(self.rows_diversity * r * self.rows_d / self.rows_L))
+        return Task(self.rows_d, r, self.rows_L, starts, self.link, samples=self.rows_samples, head_samples=1, validation=1, test=1)
+
+    def rows_grid(self, r: int) -> tuple[int, ...]:
+        """M1 of the real rows: from 2 r to 6 r^2 (40 r where that is more)."""
+        return population.log_grid(2 * r, max(40 * r, 6 * r * r), 1.3)
+
+    def baseline(self, d: int, r: int, width: int) -> Encode:
+        """The look at one task beside its baselines; the set is large enough to reach the level at every size."""
+        return Encode(Task(**self.task(d, r, width)), M1=4 * r * r, m2_per_L=2.0, seeds=self.baseline_seeds, seed=self.seed)
 
     def m1_grid(self, r: int) -> list[int]:
         """Integers from about m1_low r^2 to m1_high r^2, each the next one or at most 1.4 times the one before."""
@@ -135,12 +163,27 @@ def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
         for width in reversed(scaling.head_L)
         for k in range(scaling.head_seeds)
     ]
+    rows = [
+        asdict(scaling.rows_task(r)) | {"seed": scaling.seed, "draw": k, "grid": list(scaling.rows_grid(r)), "backend": backend}
+        for r in reversed(scaling.r_rows)
+        for k in range(scaling.rows_seeds)
+    ]
+    baselines = [config for place in sorted(scaling.tasks(), reverse=True) for config in scaling.baseline(*place).configs(backend)]
     return (
         Sweep("spectrum", spectrum_trial, tuple(spectrum), costs.spectrum_trial),
         Sweep("risk", trials.risk_trial, tuple(risk), costs.risk_trial),
         Sweep("population-risk", population_risk_trial, tuple(risk_in_r), costs.population_risk_trial),
+        Sweep("rows", trials.rows_trial, tuple(rows), rows_cost),
+        Sweep("baselines", encode_trial, tuple(baselines), costs.encode_trial),
         Sweep("head", trials.head_trial, tuple(head), costs.head_trial),
     )
+
+
+def rows_cost(config: Mapping[str, Any]) -> Cost:
+    """Of `trials.rows_trial`: teacher passes, matching step at the largest M1, half of M1^2 pairs of points."""
+    task, m1 = task_of(config), config["grid"][-1]
+    pairs = 0.5 * m1 * m1
+    return costs.encoding(task) + costs.matching(task, m1) + Cost(2.0 * 4.0 * pairs * task.d, 0.0, 2.0 * costs.ARCSIN * pairs)
 
 
 def spectrum_trial(config: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -3,19 +3,19 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from sims import figures
 from sims.command import Facts
+from sims.encode.report import NAMES as REPRESENTATIONS
 from sims.lab.report import LAW_HEADERS, Cell, law_row, markdown_table, number, with_interval
 from sims.lab.store import Row
 from sims.population import THRESHOLDS
-from sims.scaling.experiment import CRITERIA, Scaling
-from sims.scaling.laws import RISK_BOUND, Laws, Series, sound_at
+from sims.scaling.additive import LAW, Additive
+from sims.scaling.experiment import Scaling
+from sims.scaling.laws import RISK_BOUND, Laws, Series
+from sims.scaling.rows import sound_at
 
 NAMES = {
     "d": "d: floats M1 d at one risk level",
@@ -25,8 +25,20 @@ NAMES = {
     "r_common_mode": "r: M1, common mode",
     "r_conditioning": "r: M1, conditioning, plain",
     "r_reflected": "r: M1, conditioning, reflected",
+    "r_rows_common_mode": "r: M1, common mode, real samples",
+    "r_rows_conditioning": "r: M1, conditioning, plain, real samples",
+    "r_rows_reflected": "r: M1, conditioning, reflected, real samples",
     "r_risk": "r: M1, test risk, plain",
     "r_risk_reflected": "r: M1, test risk, reflected",
+}
+
+
+FIGURES = {
+    "law": "exponents",
+    "risk": "risk against points and labels",
+    "memory": "floats against the fit, residuals, and the weights' floats",
+    "geometry": "principal angles against floats, singular values",
+    "baselines": "risk beside baselines at equal floats",
 }
 
 
@@ -39,12 +51,19 @@ def summary(laws: Laws, facts: Facts) -> str:
     """summary.json."""
     content = {
         "fit": {name: fit.as_json() for name, fit in laws.fits.items()},
-        "additive": {name: fit.as_json() for name, fit in laws.additive.items()},
+        "additive": {name: _additive_json(found) for name, found in laws.additive.items()},
         "floats": laws.floats,
         "remarks": laws.remarks,
         **vars(facts),
     }
     return json.dumps(content, indent=2) + "\n"
+
+
+def _additive_json(found: Additive) -> dict[str, Any]:
+    rivals = {r.term: {"error": r.error, "excess": r.excess, "interval": r.interval, "excluded": r.excluded} for r in found.rivals}
+    even = [{"d": d, "r": r, "L": width, "interval": interval} for (d, r), (width, interval) in found.break_even.items()]
+    log = {"power": found.log_power, "interval": found.log_interval}
+    return found.fit.as_json() | {"rivals": rivals, "log_d": log, "break_even": even}
 
 
 def report(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]], facts: Facts) -> str:
@@ -61,12 +80,18 @@ def report(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]], facts: Fact
         "\n## Total floats: a r^2 d + b L + c\n",
         additive_text(laws),
         markdown_table(
-            ("d", "r", "L", "floats, labels reach the level", "M2 there", "floats, exact head"),
-            [[f["d"], f["r"], f["L"], f["functional"], f["M2"], f["exact_head"]] for f in laws.floats],
+            ("d", "r", "L", "floats, labels reach the level", "M2 there", "floats, exact head", "floats of the weights"),
+            [[f["d"], f["r"], f["L"], f["functional"], f["M2"], f["exact_head"], f["weights"]] for f in laws.floats],
         ),
+        "\n## Other formulas\n",
+        *(_rival_table(name, found) for name, found in laws.additive.items()),
+        "\n## Distilling or storing the weights\n",
+        break_even_text(laws),
+        f"\n## At equal floats: median risk, M1 = 4 r^2, M2 = 2 L, {scaling.baseline_seeds} seeds\n",
+        baseline_table(scaling, rows),
         "\n## The numbers behind the slopes\n",
         *(_series_table(NAMES[name], laws.series[name]) for name in NAMES if name in laws.series),
-        "\n![exponents](figures/law.png)\n\n![risk against points](figures/risk.png)\n",
+        *(f"\n![{words}](figures/{name}.png)\n" for name, words in FIGURES.items()),
     ]
     return "\n".join(parts)
 
@@ -115,13 +140,18 @@ ADDITIVE = {
 def additive_text(laws: Laws) -> str:
     """The coefficients of both additive fits with their intervals, and what each one counts."""
     lines = []
-    for name, fit in laws.additive.items():
+    for name, found in laws.additive.items():
+        fit = found.fit
         if not fit.coefficients:
             lines.append(f"- {name}: no fit ({fit.n} points, {fit.censored} censored)\n")
             continue
         terms = ", ".join(f"{term}: {with_interval(c, fit.intervals.get(term))}" for term, c in fit.coefficients.items())
         error = f"relative residual {number(fit.error)}, {fit.n} points, {fit.censored} censored"
         lines.append(f"- {name} ({ADDITIVE[name]}): {terms}; {error}\n")
+        shut = ", ".join(rival.term for rival in found.rivals if rival.excluded) or "none"
+        left = ", ".join(rival.term for rival in found.rivals if not rival.excluded) or "none"
+        power = with_interval(found.log_power, found.log_interval)
+        lines.append(f"- {name}, other first terms than {LAW}: excluded {shut}; not excluded {left}; power of log d: {power}\n")
     bounds = sum(entry["at_start"] for entry in laws.floats)
     if bounds:
         count = "1 task reaches" if bounds == 1 else f"{bounds} tasks reach"
@@ -138,106 +168,38 @@ def _series_table(name: str, series: Series) -> str:
     return f"{name}\n\n" + markdown_table(("x", "value [95 %]", "predicted"), rows)
 
 
-def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> dict[str, bytes | str]:
-    """Every figure of the report by file name, with the CSV behind each."""
-    out: dict[str, bytes | str] = {}
-    out |= figures.files(_law_figure(laws), "law")
-    over_m1, over_m2 = _risk_bands(scaling, rows)
-    out |= figures.files(_risk_figure(scaling, over_m1, over_m2), "risk")
-    out |= {"risk-M1.csv": _risk_csv(over_m1), "risk-M2.csv": _risk_csv(over_m2)}
-    for name, series in laws.series.items():
-        low, high = ([None if i is None else i[k] for i in series.intervals] for k in (0, 1))
-        columns: dict[str, Sequence[Any]] = {"x": series.x, "y": series.y, "low": low, "high": high}
-        out[f"law-{name}.csv"] = figures.csv(columns | ({"predicted": series.predicted} if series.predicted else {}))
-    return out
+def _rival_table(name: str, found: Additive) -> str:
+    if not found.rivals:
+        return f"{name}: no fit\n"
+    rows: list[list[Cell]] = [[f"{LAW} (the law)", found.fit.error, None, None]]
+    for rival in found.rivals:
+        ratio = None if rival.interval is None else (math.exp(rival.interval[0]), math.exp(rival.interval[1]))
+        verdict = "excluded" if rival.excluded else "not excluded"
+        rows.append([rival.term, rival.error, with_interval(math.exp(rival.excess), ratio), verdict])
+    return f"{name}\n\n" + markdown_table(("first term", "relative residual", "over the law's [95 %]", ""), rows)
 
 
-@figures.styled
-def _law_figure(laws: Laws) -> Any:
-    figure, (left, middle, right) = figures.new_figure(3)
-    d = laws.series["d"]
-    figures.points(left, d.x, d.y, d.intervals, "measured", 0)
-    _guides(left, d, ((1.0, "slope 1 (theory)"), (0.0, "0, 2 (rivals)"), (2.0, None)))
-    figures.log_log(left, "input dimension d", "floats M1* d at the risk level", d.x)
-    left.set_title(_title("d", laws), fontsize=9)
-    widths = laws.series["L"]
-    figures.points(middle, widths.x, widths.y, widths.intervals, "exact head, line inputs", 0)
-    _guides(middle, widths, ((1.0, "slope 1 (theory)"),))
-    for k, init in enumerate(("same", "fresh"), start=1):
-        series = laws.series[f"L_functional_{init}"]
-        figures.points(middle, series.x, series.y, series.intervals, f"risk, {init} start", k)
-    figures.log_log(middle, "width L", "labels M2*", widths.x)
-    middle.set_title(_title("L", laws), fontsize=9)
-    for k, name in enumerate(CRITERIA):
-        series = laws.series[f"r_{name}"]
-        fit = laws.fits[f"r_{name}"]
-        figures.points(
-            right, series.x, series.y, series.intervals, f"{name.replace('_', ' ')}: {with_interval(fit.exponent, fit.interval)}", k
-        )
-        right.plot(series.x, np.array(series.predicted, float), color=figures.colour(k), lw=1.2)
-    figures.log_log(right, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series["r_common_mode"].x)
-    right.set_title("r: least points by criterion", fontsize=9)
-    for axis in (left, middle, right):
-        axis.legend()
-    return figure
+def break_even_text(laws: Laws) -> str:
+    """Where the fitted floats equal those of the weights, and the measured ratio at its extremes."""
+    lines = []
+    for (d, r), (width, interval) in laws.additive["functional"].break_even.items():
+        per = with_interval(width / r**2, None if interval is None else (interval[0] / r**2, interval[1] / r**2), 1)
+        lines.append(f"- d = {d}, r = {r}: as many floats as the weights at L = {with_interval(width, interval, 0)}, L / r^2 = {per}\n")
+    measured = [(f["functional"] / f["weights"], f) for f in laws.floats if f["functional"] is not None]
+    for words, (ratio, f) in (("least", min(measured, key=_first)), ("largest", max(measured, key=_first))) if measured else ():
+        lines.append(f"- {words} measured floats over those of the weights: {number(ratio)} at d = {f['d']}, r = {f['r']}, L = {f['L']}\n")
+    return "".join(lines) or "No task reaches the level.\n"
 
 
-def _title(name: str, laws: Laws) -> str:
-    fit = laws.fits[name]
-    return f"{name}: exponent {with_interval(fit.exponent, fit.interval)}"
+def _first(pair: tuple[float, Any]) -> float:
+    return pair[0]
 
 
-def _guides(axis: Any, series: Series, lines: Sequence[tuple[float, str | None]]) -> None:
-    anchor = figures.centre(series.x, series.y)
-    if anchor is None:
-        return
-    for k, (exponent, label) in enumerate(lines):
-        style = {"color": "black"} if k == 0 else {"color": "0.7", "ls": "--"}
-        figures.power_line(axis, series.x, anchor, exponent, label or "_", **style)
-
-
-@dataclass(frozen=True)
-class Band:
-    """Curves of several seeds as quantiles along x."""
-
-    label: str
-    x: Sequence[float]
-    quartiles: Float[np.ndarray, "3 n"]
-
-
-def _risk_bands(scaling: Scaling, rows: dict[str, list[Row]]) -> tuple[list[Band], list[Band]]:
-    """Risk over M1 for each d, and over M2 / L at the largest M1 for each L."""
-
-    def band(label: str, x: Sequence[float], curves: list[list[float]]) -> Band:
-        return Band(label, x, np.quantile(curves, (0.25, 0.5, 0.75), axis=0))
-
-    over_m1, over_m2 = [], []
-    for d in scaling.d:
-        group = sound_at(rows, "risk", d=d, r=scaling.base_r, L=scaling.base_L)
-        over_m1.append(band(f"d = {d}", scaling.m1_grid(scaling.base_r), [row["real"] for row in group]))
-    for width in scaling.L:
-        group, grid = sound_at(rows, "risk", d=scaling.base_d, r=scaling.base_r, L=width), scaling.m2_grid(width)
-        curves = [row["fresh"][-len(grid) :] for row in group]
-        over_m2.append(band(f"L = {width}, fresh start", [m / width for m in grid], curves))
-    return over_m1, over_m2
-
-
-def _risk_csv(bands: Sequence[Band]) -> str:
-    points = [(band.label, x, *q) for band in bands for x, q in zip(band.x, band.quartiles.T.tolist(), strict=True)]
-    return figures.csv(dict(zip(("curve", "x", "q25", "median", "q75"), zip(*points, strict=True), strict=True)))
-
-
-@figures.styled
-def _risk_figure(scaling: Scaling, over_m1: Sequence[Band], over_m2: Sequence[Band]) -> Any:
-    figure, (left, right) = figures.new_figure(2, width=4.2)
-    for axis, bands in ((left, over_m1), (right, over_m2)):
-        for k, band in enumerate(bands):
-            low, middle, high = band.quartiles
-            axis.plot(band.x, middle, "o-", ms=3, lw=1.2, color=figures.colour(k), label=band.label)
-            axis.fill_between(band.x, low, high, color=figures.colour(k), alpha=0.15, lw=0)
-    left.axhline(scaling.level, color="black", lw=1, ls=":", label=f"level {scaling.level:g}")
-    figures.log_log(left, "distilled points M1", "test risk, median and quartiles", scaling.m1_grid(scaling.base_r))
-    figures.log_log(right, "labels M2 / L at the largest M1", "test risk, median and quartiles", scaling.m2_shares)
-    left.legend()
-    right.legend()
-    return figure
+def baseline_table(scaling: Scaling, rows: dict[str, list[Row]]) -> str:
+    """Median risk of every representation at every task; floats of the distilled set."""
+    lines: list[list[Cell]] = []
+    for d, r, width in scaling.tasks():
+        group = sound_at(rows, "baselines", d=d, r=r, L=width)
+        medians = [float(np.median([row[f"risk_{name}"] for row in group])) for name in REPRESENTATIONS]
+        lines.append([d, r, width, group[0]["floats_distilled"], *medians])
+    return markdown_table(("d", "r", "L", "floats", *REPRESENTATIONS.values()), lines)

@@ -1,15 +1,19 @@
 """The trials of a sweep: functions from a flat configuration to numbers, independent of each other and of where they run.
 
 risk   one task, one seed: test risk on a grid of M1 points by M2 labels, with real heads and the full-data teacher beside it
+rows   one task, one seed: conditioning of the retrained rows on S* over a grid of M1 points
 head   one network, one seed: the least number of labels on line inputs that recovers its head
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sims import heads
+from sims.arrays import to_numpy
+from sims.lab.subspace import leading_subspace, principal_angles, singular_values
 from sims.pipeline import (
     Bench,
     Network,
@@ -22,6 +26,7 @@ from sims.pipeline import (
     teacher_network,
     trial_seed,
 )
+from sims.population import encoded_criteria
 from theory.multi_index import draw_index
 from theory.two_layer import symmetric_init
 
@@ -34,13 +39,18 @@ def risk_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     fresh       (M1, M2) row by row -> risk of a second fresh network whose head comes from M2 labels of the first
     same        M2 -> risk of the first network with its head refitted on its own M2 labels, at the largest M1
     fresh_real  risk of the second network with a head on real samples, at the largest M1
+    angle       M1 -> largest principal angle (radians) between S* and the points' leading subspace; pi/2 below r points
+    singular_values   of the largest set of points, the first 2 r
     """
     task = task_of(config)
     encoded = encode(task, trial_seed(config, task.d, task.r, task.L), config["backend"])
     bench = Bench.of(encoded)
-    real, fresh, same, fresh_real = [], [], [], 0.0
+    real, fresh, same, fresh_real, angle, values = [], [], [], 0.0, [], []
+    index = to_numpy(encoded.model.B).astype(np.float64)
     for m1 in config["m1"]:
         points = distil_points(encoded, m1)
+        x = to_numpy(points).astype(np.float64)
+        angle.append(float(principal_angles(index, leading_subspace(x, task.r))[-1]) if m1 >= task.r else 0.5 * math.pi)
         first = bench.fit_real(*fresh_network(encoded, points, "retrain"))
         rows, biases = fresh_network(encoded, points, "retrain-again")
         real.append(bench.risk(first))
@@ -48,12 +58,22 @@ def risk_trial(config: Mapping[str, Any]) -> dict[str, Any]:
         if m1 == config["m1"][-1]:
             same = [bench.risk(_from_labels(bench, first, first.rows, first.biases, m2)) for m2 in config["m2"]]
             fresh_real = bench.risk(bench.fit_real(rows, biases))
-    return {"teacher": bench.risk(teacher_network(bench)), "real": real, "fresh": fresh, "same": same, "fresh_real": fresh_real}
+            values = singular_values(x)[: 2 * task.r].tolist()
+    risks = {"teacher": bench.risk(teacher_network(bench)), "real": real, "fresh": fresh, "same": same, "fresh_real": fresh_real}
+    return risks | {"angle": angle, "singular_values": values}
 
 
 def _from_labels(bench: Bench, source: Network, rows: Any, biases: Any, m2: int) -> Network:
     x = label_inputs(bench.encoded, m2)
     return bench.fit(rows, biases, x, labels(source, x))
+
+
+def rows_trial(config: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Keys: the fields of Task, `seed` and `draw`, `grid` of M1, `backend`. M1 -> each criterion at infinite retraining width."""
+    task = task_of(config)
+    encoded = encode(task, trial_seed(config, task.d, task.r, task.L), config["backend"])
+    found = encoded_criteria(distil_points(encoded, config["grid"][-1]), encoded.model.B, config["grid"])
+    return {f"rows_{name}": curve.tolist() for name, curve in found.items()}
 
 
 def head_trial(config: Mapping[str, Any]) -> dict[str, Any]:

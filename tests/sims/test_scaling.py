@@ -15,13 +15,16 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sims import figures
+from sims import figures, population
 from sims.command import PRESETS, Facts
+from sims.encode.report import NAMES as REPRESENTATIONS
 from sims.lab.files import RunError, toml_text
 from sims.lab.laws import LawFit
 from sims.lab.options import options, preset_options
 from sims.scaling import laws as scaling_laws
+from sims.scaling import plots
 from sims.scaling import report as scaling_report
+from sims.scaling.additive import LEADING, fit_floats
 from sims.scaling.experiment import CRITERIA, LEAST_R, Scaling, sweeps
 from theory.spectrum import least_points
 
@@ -62,7 +65,7 @@ def test_tasks_run_along_d_then_l_then_r_without_repeats():
 
 def test_every_trial_of_a_plan_has_its_own_configuration():
     plan = sweeps(SMALL, "numpy")
-    assert [sweep.kind for sweep in plan] == ["spectrum", "risk", "population-risk", "head"]
+    assert [sweep.kind for sweep in plan] == ["spectrum", "risk", "population-risk", "rows", "baselines", "head"]
     for sweep in plan:
         keys = [json.dumps(config, sort_keys=True) for config in sweep.configs]
         assert len(keys) == len(set(keys))
@@ -70,6 +73,8 @@ def test_every_trial_of_a_plan_has_its_own_configuration():
     assert counts["risk"] == SMALL.seeds * len(SMALL.tasks())
     assert counts["spectrum"] == sum(SMALL.spectrum_draws // r for r in SMALL.r)
     assert all(sum(c["r"] == r for c in plan[2].configs) >= 6 for r in SMALL.r_risk)
+    assert counts["rows"] == SMALL.rows_seeds * len(SMALL.r_rows)
+    assert counts["baselines"] == SMALL.baseline_seeds * len(SMALL.tasks())
 
 
 @pytest.mark.parametrize(
@@ -83,6 +88,10 @@ def test_every_trial_of_a_plan_has_its_own_configuration():
         ({"head_L": (31, 64, 128)}, "even width: L=31"),
         ({"r_real": (40,)}, "r=40 > d=32"),
         ({"base_L": 0}, "base_L=0"),
+        ({"r_rows": (4, 8)}, "r_rows=[4, 8]"),
+        ({"rows_d": 8}, "r=12 > d=8"),
+        ({"rows_diversity": 0.0}, "rows_diversity=0.0"),
+        ({"baseline_seeds": 0}, "baseline_seeds=0"),
         ({"seeds": 1}, "seeds must be at least 2: seeds=1"),
         ({"spectrum_draws": 200}, "spectrum_draws must be at least 256: spectrum_draws=200"),
         ({"seed": -1}, "seed=-1"),
@@ -150,13 +159,24 @@ def planted(
             r = config["r"]
             if sweep.kind == "spectrum":
                 result = {}
-                for name, threshold in scaling_laws.population.THRESHOLDS.items():
+                for name, threshold in population.THRESHOLDS.items():
                     theirs = name in exponents
                     least = predicted(8, name, threshold) * (r / 8) ** exponents[name] if theirs else predicted(r, name, threshold)
                     result[name] = threshold * least * noise / grid
             elif sweep.kind == "population-risk":
                 curve = scaling.risk_ratio * 1.5 * r ** exponents.get("risk", 1.5) * noise / grid
                 result = {"teacher": 0.5, "limit": 0.4, "plain": 0.5 * curve, "reflected": 0.5 * curve}
+            elif sweep.kind == "rows":
+                least = {name: scaling_laws._predicted_rows(scaling, r, name) for name in CRITERIA}
+                result = {
+                    f"rows_{name}": population.THRESHOLDS[name] * (least[name] or r) * noise / grid
+                    if math.isfinite(least[name] or r)
+                    else 1e9 / grid
+                    for name in CRITERIA
+                }
+            elif sweep.kind == "baselines":
+                result = {f"risk_{name}": 0.01 * (k + 1) * noise for k, name in enumerate(REPRESENTATIONS)}
+                result |= {f"floats_{name}": config["M1"] * config["d"] + config["M2"] for name in REPRESENTATIONS}
             elif sweep.kind == "head":
                 result = {"grid": [config["L"]], "errors": [1e-9], "least": head(config["L"])}
             else:
@@ -164,6 +184,7 @@ def planted(
                 over_m2 = labels(config["L"]) / np.array(config["m2"], float)
                 fresh = scaling.level * np.maximum(over_m1[:, None], over_m2[None, :])
                 result = {"teacher": 0.02, "real": scaling.level * over_m1, "fresh": fresh.ravel()}
+                result |= {"angle": (0.1 * noise / np.sqrt(grid)).tolist(), "singular_values": [1.0] * r + [0.1] * r}
                 result |= {"same": scaling.functional_ratio * scaling.level * over_m1[-1] * over_m2, "fresh_real": 0.4 * scaling.level}
             plain = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in result.items()}
             rows[sweep.kind].append({"kind": sweep.kind, "failed": None} | config | plain)
@@ -236,7 +257,7 @@ def test_points_beyond_the_grid_are_censored_and_counted():
     there = {(f["d"], f["r"], f["L"]): f for f in laws.floats}
     assert [there[(128, 2, 128)][name] for name in ("functional", "M2", "exact_head")] == [None, None, None]
     assert all(f["functional"] is not None for f in laws.floats if f["d"] != 128)
-    assert laws.additive["functional"].censored == laws.additive["exact_head"].censored == 1
+    assert laws.additive["functional"].fit.censored == laws.additive["exact_head"].fit.censored == 1
     assert "-" in scaling_report.report(SMALL, laws, rows, Facts(1, 0, 1, "numpy"))
 
 
@@ -271,9 +292,9 @@ def test_an_experiment_in_which_nothing_is_reached_still_has_its_report():
     rows = planted(points=lambda d, r: 1e6, labels=lambda width: 1e6, head=lambda width: None)
     laws = scaling_laws.measure(SMALL, rows, resamples=20)
     assert laws.fits["d"].verdict == laws.fits["L"].verdict == laws.fits["L_functional_same"].verdict == "NO FIT"
-    assert laws.additive["functional"].coefficients == {}
+    assert laws.additive["functional"].fit.coefficients == {}
     assert f"no fit (0 points, {len(SMALL.tasks())} censored)" in scaling_report.additive_text(laws)
-    files = scaling_report.figure_files(SMALL, laws, rows)
+    files = plots.figure_files(SMALL, laws, rows)
     assert files["law.png"][:4] == b"\x89PNG"
     assert files["law-d.csv"].splitlines()[1:] == [f"{d:.1f},,," for d in SMALL.d]
 
@@ -283,7 +304,7 @@ def test_planted_floats_give_their_coefficients_back():
     scaling = dataclasses.replace(SMALL, d=(16, 32, 64), L=(64, 128, 512), m2_shares=(0.25, 0.5, 1.0), r_real=(3, 4))
     laws = scaling_laws.measure(scaling, planted(scaling, labels=lambda width: 0.3 * width, spread=0.01), resamples=80)
     for name, per_label in (("functional", 0.5), ("exact_head", 1.0)):
-        fit = laws.additive[name]
+        fit = laws.additive[name].fit
         assert fit.coefficients["r^2 d"] == pytest.approx(1.5, rel=0.03)
         assert fit.coefficients["L"] == pytest.approx(per_label, rel=0.05)
         assert (fit.n, fit.censored) == (len(scaling.tasks()), 0)
@@ -331,19 +352,21 @@ def test_the_report_keeps_stated_and_derived_apart_and_shows_every_law(laws, tru
     for name, label in scaling_report.NAMES.items():
         assert f"| {label} |" in text
         assert laws.fits[name].verdict in text
-    for name in ("law.png", "risk.png"):
+    for name in REPRESENTATIONS.values():
+        assert f"| {name} |" in text
+    for name in ("law.png", "risk.png", "memory.png", "geometry.png", "baselines.png"):
         assert f"(figures/{name})" in text
 
 
 def test_figures_come_with_their_numbers(laws, true_rows):
-    files = scaling_report.figure_files(SMALL, laws, true_rows)
-    for name in ("law", "risk"):
+    files = plots.figure_files(SMALL, laws, true_rows)
+    for name in ("law", "risk", "memory", "geometry", "baselines"):
         assert files[f"{name}.png"][:4] == b"\x89PNG"
         assert files[f"{name}.pdf"][:4] == b"%PDF"
     for name, series in laws.series.items():
         header, *lines = files[f"law-{name}.csv"].splitlines()
         assert header.startswith("x,y,low,high")
-        assert [float(line.split(",")[1]) for line in lines] == list(series.y)
+        assert [float(line.split(",")[1] or "inf") for line in lines] == list(series.y)
     lines = files["risk-M1.csv"].splitlines()[1:]
     assert len(lines) == len(SMALL.d) * len(SMALL.m1_grid(SMALL.base_r))
     row = [float(value) for value in lines[0].split(",")[1:]]
@@ -353,3 +376,46 @@ def test_figures_come_with_their_numbers(laws, true_rows):
 
 def test_colours_do_not_run_out():
     assert figures.colour(0) == figures.colour(len(figures.COLOURS))
+
+
+# Which formula fits the floats.
+
+GRID = [(d, r, width) for d in (16, 32, 64, 128) for r in (2, 3, 4, 6) for width in (64, 256)]
+
+
+def floats(leading: str, spread: float = 0.03, power: float = 0.0) -> Any:
+    """(best, table) of floats* = 2 x the leading term x (log d)^power + 0.5 L + 10 at every task of GRID, with log-normal errors."""
+    d, r, width = (np.array([task[k] for task in GRID], float) for k in range(3))
+    exact = 2 * LEADING[leading](r, d) * np.log(d) ** power + 0.5 * width + 10
+    noise = np.exp(spread * np.random.default_rng(0).standard_normal((41, len(GRID))))
+    return exact * noise[0], exact * noise[1:] * noise[0]
+
+
+def test_the_law_excludes_its_rivals_and_finds_no_logarithm():
+    found = fit_floats(GRID, *floats("r^2 d"))
+    assert {rival.term for rival in found.rivals} == set(LEADING) - {"r^2 d"}
+    assert all(rival.excluded for rival in found.rivals)
+    assert found.log_interval[0] - 0.26 <= 0 <= found.log_interval[1] + 0.26
+    for (d, r), (width, interval) in found.break_even.items():
+        assert width == pytest.approx((2 * r * r * d + 10) / (d + 1.5), rel=0.1)
+        assert interval[0] <= width * 1.05
+        assert width <= interval[1] * 1.05
+
+
+@pytest.mark.parametrize("leading", ["r d", "r^3 d", "r^2 d^2", "r^2 d log r"])
+def test_another_true_formula_fits_better_than_the_law(leading):
+    rivals = {rival.term: rival for rival in fit_floats(GRID, *floats(leading)).rivals}
+    assert not rivals[leading].excluded
+    assert rivals[leading].interval[1] < 0
+
+
+def test_a_planted_logarithm_is_found():
+    found = fit_floats(GRID, *floats("r^2 d", 0.01, 1.0))
+    assert found.log_power == pytest.approx(1, abs=0.3)
+    assert not next(rival for rival in found.rivals if rival.term == "r^2 d log d").excluded
+
+
+def test_floats_that_are_never_reached_have_no_fit():
+    nothing = np.full(len(GRID), np.inf)
+    found = fit_floats(GRID, nothing, np.tile(nothing, (3, 1)))
+    assert (found.rivals, found.log_power, found.break_even) == ((), None, {})

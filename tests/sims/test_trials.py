@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sims.lab.store import TrialStore
 from sims.pipeline import Bench, Task, distil_points, encode, fresh_network, label_inputs, teacher_network, trial_seed
-from sims.scaling.trials import head_trial, least_from, risk_trial
+from sims.scaling.trials import head_trial, least_from, risk_trial, rows_trial
 
 TASK = Task(d=6, r=2, L=10, J=2, noise=0.2, samples=20.0, head_samples=300, validation=200, test=250, chunk=128)
 RISK = dataclasses.asdict(TASK) | {"seed": 3, "draw": 1, "m1": [2, 5, 9], "m2": [5, 10], "backend": "numpy"}
@@ -39,10 +39,16 @@ def test_a_trial_is_the_pipeline_at_every_place_of_its_grid(result):
         "fresh": (6,),
         "same": (2,),
         "fresh_real": (),
+        "angle": (3,),
+        "singular_values": (4,),
     }
     assert result["teacher"] == bench.risk(teacher_network(bench))
+    index = encoded.model.B.astype(np.float64)
     for i, m1 in enumerate(RISK["m1"]):
         points = distil_points(encoded, m1)
+        span = np.linalg.svd(points.astype(np.float64))[2][: TASK.r]
+        least = np.linalg.svdvals(span @ index)[-1]
+        assert result["angle"][i] == pytest.approx(np.arccos(min(1.0, least)), abs=1e-6)
         first, second = (fresh_network(encoded, points, role) for role in ("retrain", "retrain-again"))
         teacher = bench.fit_real(*first)
         assert result["real"][i] == bench.risk(teacher)
@@ -52,6 +58,25 @@ def test_a_trial_is_the_pipeline_at_every_place_of_its_grid(result):
             if i == 2:
                 assert result["same"][j] == bench.risk(bench.fit(*first, x, teacher(x)))
     assert result["fresh_real"] == bench.risk(bench.fit_real(*second))
+    np.testing.assert_allclose(result["singular_values"], np.linalg.svdvals(points.astype(np.float64))[:4], rtol=1e-6)
+
+
+def test_fewer_points_than_directions_have_a_right_angle():
+    assert risk_trial(RISK | {"m1": [1, 2]})["angle"][0] == np.pi / 2
+
+
+def test_conditioning_of_real_rows_is_that_of_the_points():
+    config = dataclasses.asdict(TASK) | {"seed": 3, "draw": 1, "grid": [3, 9], "backend": "numpy"}
+    found = rows_trial(config)
+    encoded = encode(TASK, trial_seed(config, TASK.d, TASK.r, TASK.L))
+    points = distil_points(encoded, 9)
+    neurons = np.random.default_rng(0).standard_normal((200_000, TASK.d))
+    for k, m1 in enumerate(config["grid"]):
+        rows = (neurons @ points[:m1].T >= 0) @ points[:m1] @ encoded.model.B
+        reflected = (neurons @ points[:m1].T >= 0) - 0.5
+        for name, value in (("conditioning", rows), ("reflected", reflected @ points[:m1] @ encoded.model.B)):
+            spectrum = np.linalg.eigvalsh(value.T.astype(np.float64) @ value)
+            assert found[f"rows_{name}"][k] == pytest.approx(spectrum[-1] / spectrum[0], rel=0.03)
 
 
 def test_the_grid_does_not_change_what_it_contains(result):

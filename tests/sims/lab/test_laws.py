@@ -18,6 +18,7 @@ from sims.lab.laws import (
     percentile_interval,
     power_law,
     ranked_median,
+    sampled_law,
     slope,
 )
 
@@ -115,6 +116,18 @@ def test_one_draw_has_no_interval() -> None:
         power_law(X, [np.ones(3), np.ones(1), np.ones(3), np.ones(3)], rng=rng())
     with pytest.raises(ValueError, match="distinct positive x"):
         bootstrap_slope([1.0, 1.0, 2.0], np.ones(3), lambda _: np.ones(3), rng=rng(), n=3)
+
+
+def test_an_x_with_a_single_draw_is_censored() -> None:
+    draws = [np.full(3, x**1.5) for x in X]
+    law = sampled_law(X, [draws[0], draws[1][:1], *draws[2:]], [ranked_median] * 4, rng=rng(), resamples=20)
+    assert law.slope.censored == 1
+    assert law.intervals[1] is None
+    assert law.slope.interval == pytest.approx((1.5, 1.5))
+    assert law.local[2] == pytest.approx(1.5)
+    assert all(math.isnan(value) for value in law.local[:2])
+    with pytest.raises(ValueError, match=r"4 x with \[3, 0, 3, 3\] draws"):
+        sampled_law(X, [draws[0], draws[1][:0], *draws[2:]], [ranked_median] * 4, rng=rng())
 
 
 def test_the_same_generator_gives_the_same_interval() -> None:
