@@ -12,11 +12,13 @@ from sims.encode.command import PROGRAM as ENCODE
 from sims.lab.options import parse_words, with_preset
 from sims.lab.run import RunError, main_guard
 from sims.measures.command import PROGRAM as MEASURE
+from sims.phase.command import PROGRAM as PHASE
 from sims.plan import Plan, show
+from sims.reflected.command import PROGRAM as REFLECTED
 from sims.scaling.command import PROGRAM as SCALING
 from sims.unroll.command import PROGRAM as UNROLL
 
-PROGRAMS: dict[str, Program] = {program.name: program for program in (SCALING, ENCODE, MEASURE, UNROLL)}
+PROGRAMS: dict[str, Program] = {program.name: program for program in (SCALING, ENCODE, MEASURE, PHASE, REFLECTED, UNROLL)}
 
 
 @dataclass(frozen=True)
