@@ -12,7 +12,7 @@ from theory.multi_index import HermiteLink, make_link
 
 SHARED: dict[str, Any] = {"r": 2, "link": "quadratic", "noise": 0.0, "per_d2": 16, "preprocessing": "ols"}
 DIRECTIONS = SHARED | {"K_per_d": 8.0, "M1": 32, "sets": 4, "kept": 0.0}
-KERNEL = SHARED | {"M1": 16, "sets": 24, "neurons": 48}
+KERNEL = SHARED | {"M1": 16, "sets": 24, "neurons": 256}
 DRAWS = {16: 100, 32: 48, 64: 20, 128: 12, 256: 12}
 EVEN = 3  # times the draws where the even part is left in: one vector for all rows, so that more rows do not average it
 
@@ -103,7 +103,7 @@ DIVERSITY_GRID = Grids(
     + cells(DIRECTIONS | {"sets": 24}, [{"d": 32, "K_per_d": 1.0, "per_d2": 4} | own for own in OTHER_LINKS + OTHER_PREPROCESSING]),
 )
 ANGLE_GRID = Grids(
-    cells(KERNEL, [{"d": 32, "per_d2": 16, "M1": m1, "r": r, "sets": 8} for r, m1 in ((2, 8), (2, 32), (4, 16))], 0.5),
+    cells(KERNEL, [{"d": 32, "per_d2": 16, "M1": m1, "r": r, "sets": 12} for r, m1 in ((2, 8), (2, 32), (4, 16))]),
     cells(
         KERNEL,
         [

@@ -139,9 +139,9 @@ class Result:
 
     @property
     def coarse(self) -> int:
-        """Cells whose standard error exceeds what is promised."""
+        """Cells whose standard error exceeds what is promised (relative to the prediction, so not where that is 0)."""
         bound = self.measure.precision
-        return 0 if bound is None else sum(cell.relative_error > bound for cell in self.cells)
+        return 0 if bound is None else sum(cell.relative_error > bound for cell in self.cells if cell.predicted)
 
     @property
     def verdict(self) -> str:
@@ -159,10 +159,10 @@ def evaluate(measure: Measure, cell: Cell, rows: Sequence[Row]) -> Outcome:
         raise FloatingPointError(f"{measure.name} at {cell.where}: {len(good)} of {len(rows)} trials are sound ({first})")
     table = {name: np.array([row[name] for row in good]) for name, value in good[0].items() if _is_number(value)}
     rng = np.random.default_rng(0)
-    measured = measure.statistic(table, cell.where)
+    measured = float(measure.statistic(table, cell.where))
     again = [measure.statistic(_take(table, rng.integers(0, len(good), len(good))), cell.where) for _ in range(RESAMPLES)]
     error = float(np.std(again, ddof=1)) * math.sqrt(len(good) / (len(good) - 1))
-    predicted, allowance = measure.predicted(cell.where), measure.allowance(cell.where)
+    predicted, allowance = float(measure.predicted(cell.where)), float(measure.allowance(cell.where))
     z = distance(measure.relation, measured, predicted, allowance, error)
     return Outcome(cell.where, predicted, measured, error, allowance, z, len(good), len(rows) - len(good))
 

@@ -3,10 +3,12 @@
 import json
 import math
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sims import figures
 from sims.command import Facts
@@ -17,6 +19,14 @@ from sims.measures.measure import LIMIT, SHARE, Outcome, Result
 
 HEADERS = ("measure", "what", "cells", "within", "worst cell, z", "largest s.e.", "verdict")
 PANEL = 6  # curves a panel
+AXES = {
+    "per_d2": "N / d^2",
+    "K_per_d": "K / d",
+    "M2_per_L": "M2 / L",
+    "multiple": "M1 / r^2",
+    "kept": "|x0| / |D|",
+    "at": "value that runs",
+}
 COLUMNS = ("predicted", "measured", "error", "allowance", "z", "draws", "failed")
 
 
@@ -29,7 +39,7 @@ def table(results: Sequence[Result]) -> list[list[Cell]]:
             len(r.cells),
             r.within,
             number(r.worst.z, 2),
-            _percent(max(cell.relative_error for cell in r.cells)),
+            _percent(max((cell.relative_error for cell in r.cells if cell.predicted), default=math.inf)),
             r.verdict,
         ]
         for r in results
@@ -129,6 +139,10 @@ def figure_files(results: Sequence[Result]) -> dict[str, bytes | str]:
 def curves(result: Result) -> dict[str, list[Outcome]]:
     """Cells by everything that varies but the axis, in the order of the axis."""
     others = [name for name in varying(result) if name != result.measure.axis]
+    for name in ("J", "M1", "M2"):  # where other entries set them
+        rest = [other for other in others if other != name]
+        if len({repr([cell.where.get(n) for n in (result.measure.axis, *rest)]) for cell in result.cells}) == len(result.cells):
+            others = rest
     groups: dict[str, list[Outcome]] = {}
     for cell in result.cells:
         label = ", ".join(f"{name}={cell.where.get(name)}" for name in others if name in cell.where)
@@ -142,12 +156,12 @@ def draw(result: Result) -> Figure:
     found = list(curves(result).items())
     panels = [found[k : k + PANEL] for k in range(0, len(found), PANEL)]
     figure, axes = figures.new_figure(len(panels), height=3.6)
-    figure.suptitle(f"{result.measure.name}: {result.measure.title}", fontsize=9)
+    figure.suptitle(fill(f"{result.measure.name}: {result.measure.title}", 48 * len(panels)), fontsize=9)
     for axis, panel in zip(axes, panels, strict=True):
         for k, (label, cells) in enumerate(panel):
             _curve(axis, [cell.where[result.measure.axis] for cell in cells], cells, label, k, result)
         _scales(axis, [cell for _, cells in panel for cell in cells], result)
-        axis.set_xlabel(result.measure.axis)
+        axis.set_xlabel(AXES.get(result.measure.axis, result.measure.axis))
         if any(label for label, _ in panel):
             axis.legend(fontsize=5.5)
     axes[0].set_ylabel("measured +- 3 s.e., predicted (line)")
@@ -165,10 +179,13 @@ def _scales(axis: Any, cells: list[Outcome], result: Result) -> None:
     x = sorted({float(cell.where[result.measure.axis]) for cell in cells})
     if len(x) > 1 and x[0] > 0:
         axis.set_xscale("log", base=2)
-        if len(x) <= 8:
-            axis.set_xticks(x, [f"{v:g}" for v in x])
-            axis.minorticks_off()
+        ticks = [v for k, v in enumerate(x) if k == 0 or v > 1.3 * x[k - 1]]
+        axis.set_xticks(ticks, [f"{v:.3g}" for v in ticks])
+        axis.minorticks_off()
     low = min(min(cell.measured - LIMIT * cell.error, cell.predicted) for cell in cells)
     high = max(max(cell.measured, cell.predicted) for cell in cells)
     if low > 0 and high > 5 * low:
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())

@@ -39,8 +39,8 @@ def typical(where: Config) -> float:
 
 
 def edge_correction(where: Config) -> float:
-    """A quarter of r^(-2/3), relative: the order of what the formula for the extreme eigenvalues leaves out."""
-    return 0.25 * where["r"] ** (-2.0 / 3.0) * typical(where)
+    """A sixth of r^(-2/3), relative: the order of what the formula for the extreme eigenvalues leaves out (the coefficient is ours)."""
+    return where["r"] ** (-2.0 / 3.0) / 6.0 * typical(where)
 
 
 def _retrained(ds: tuple[int, ...], rs: tuple[int, ...], links: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ MEASURES = (
         ),
         "multiple",
         allowance=edge_correction,
-        correction="relative r^(-2/3)/4 (extreme eigenvalues)",
+        correction="relative r^(-2/3)/6 (extreme eigenvalues)",
         precision=0.05,
     ),
     Measure(
@@ -152,7 +152,7 @@ MEASURES = (
         SAMPLED,
         "M1",
         allowance=lambda where: edge_correction(where) + (point_share(where) + where["r"] / where["d"]) * typical(where),
-        correction="relative r^(-2/3)/4 (extreme eigenvalues) + q_D (noise in the gates) + r/d (norms of projected points)",
+        correction="relative r^(-2/3)/6 (extreme eigenvalues) + q_D (noise in the gates) + r/d (norms of projected points)",
         precision=0.05,
     ),
     Measure(
@@ -166,8 +166,8 @@ MEASURES = (
         typical,
         NEURONS,
         "M1",
-        allowance=edge_correction,
-        correction="relative r^(-2/3)/4 (extreme eigenvalues)",
+        allowance=lambda where: edge_correction(where) + where["r"] / where["L"] * typical(where),
+        correction="relative r^(-2/3)/6 (extreme eigenvalues) + r/L (third order)",
         precision=0.05,
     ),
     Measure(

@@ -77,6 +77,8 @@ def test_the_verdict_asks_for_95_percent_of_the_cells_and_the_promised_errors():
         ((good,) * 18 + (coarse,) * 2, "COARSE"),
     ):
         assert Result(GAUSS, cells).verdict == verdict
+    nothing = dataclasses.replace(coarse, predicted=0.0)
+    assert Result(GAUSS, (nothing,)).verdict == "PASS", "no relative error of a prediction of 0"
     free = dataclasses.replace(GAUSS, precision=None)
     assert Result(free, (coarse,)).verdict == "PASS"
 

@@ -86,6 +86,8 @@ def test_a_figure_has_one_curve_a_setting_in_the_order_of_the_axis():
     assert varying(result) == ["mean", "d"]
     assert {label: [c.where["mean"] for c in cells] for label, cells in curves(result).items()} == {"d=8": [1.0, 2.0], "d=4": [1.0, 2.0]}
     assert place(result, result.cells[0]) == "mean = 2.0, d = 8"
+    tied = Result(GAUSS, tuple(outcome(mean=m, d=d, M1=int(m * d)) for d in (8, 4) for m in (2.0, 1.0)))
+    assert list(curves(tied)) == ["d=8", "d=4"], "M1 follows from d and the axis"
     (axis,) = draw(result).axes
     assert len(axis.containers) == 2
     assert place(Result(GAUSS, (outcome(mean=1.0),)), outcome(mean=1.0)) == "the only cell"
