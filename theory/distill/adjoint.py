@@ -174,7 +174,7 @@ def _sketched(
 ) -> tuple[Sketch, int]:
     """The sketch that serves this step, and the Hessian-vector products it costs now."""
     theta, t = entry.state.theta, entry.state.t
-    if sketch is not None and not hessian.stale(sketch, t, entry.g):
+    if sketch is not None and not hessian.stale(sketch, t, theta):
         return sketch, 0
-    fresh = hessian.sketch(lambda u: problem.second_order(theta, s, entry.xi, u)[0], t, entry.g, rng)
+    fresh = hessian.sketch(lambda u: problem.second_order(theta, s, entry.xi, u)[0], t, theta, rng)
     return fresh, fresh.products

@@ -10,8 +10,9 @@ l (power + 2) Hessian-vector products and p k floats, while the exact sweep need
 only where one sketch serves more steps than it cost products. AT-BPTT (arXiv:2510.04838) puts H~ for H into the inner step's derivative;
 with Adam that is the factor d g / d theta alone, the rest of the step's adjoint is exact. rank = 0 takes d g / d theta = 0.
 
-Refresh, derived here: a sketch made at step t' serves step t while |t - t'| < max_age and ||g_t - g_t'|| < max_drift ||g_t'||. It belongs
-to one run: a sweep starts without one, since another start has other parameters and mostly another eigenspace.
+Refresh, derived here: a sketch made at step t' serves step t while |t - t'| < max_age and ||theta_t - theta_t'|| < max_drift ||theta_t'||.
+The drift is that of the parameters, which bounds the change of H; gradients, also their norms, turn with every warp and sub-batch. A sketch
+belongs to one run: a sweep starts without one, since another start has other parameters and mostly another eigenspace.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ class Sketch:
     u: Array
     mu: Array
     t: int
-    g: Leaves
+    theta: Leaves
     products: int
 
     def apply(self, c: Leaves) -> Leaves:
@@ -57,24 +58,24 @@ class LowRankHessian:
         if not self.max_drift > 0.0:
             raise ValueError(f"the drift that a sketch survives must be positive: max_drift={self.max_drift}")
 
-    def stale(self, sketch: Sketch | None, t: int, g: Leaves) -> bool:
-        """Whether step t, whose gradient is g, needs a new sketch."""
+    def stale(self, sketch: Sketch | None, t: int, theta: Leaves) -> bool:
+        """Whether step t, at theta, needs a new sketch."""
         if sketch is None or abs(sketch.t - t) >= self.max_age:
             return True
-        drift = norm(add(g, scale(-1.0, sketch.g)))
-        return drift > 0.0 and drift >= self.max_drift * norm(sketch.g)
+        drift = norm(add(theta, scale(-1.0, sketch.theta)))
+        return drift > 0.0 and drift >= self.max_drift * norm(sketch.theta)
 
-    def sketch(self, hvp: Callable[[Leaves], Leaves], t: int, g: Leaves, rng: np.random.Generator) -> Sketch:
-        """H~ at step t, whose gradient g also gives shape, dtype and device of theta."""
-        flat = flatten(g)
+    def sketch(self, hvp: Callable[[Leaves], Leaves], t: int, theta: Leaves, rng: np.random.Generator) -> Sketch:
+        """H~ at step t, at theta, from u -> H u."""
+        flat = flatten(theta)
         xp, p = array_namespace(flat), flat.shape[0]
         k = min(self.rank, p)
         if k == 0:
-            return Sketch(xp.zeros((p, 0), dtype=flat.dtype, device=device_of(flat)), xp.zeros_like(flat[:0]), t, g, 0)
+            return Sketch(xp.zeros((p, 0), dtype=flat.dtype, device=device_of(flat)), xp.zeros_like(flat[:0]), t, theta, 0)
         width = min(k + self.oversample, p)
 
         def product(block: Any) -> Any:
-            return xp.stack([flatten(hvp(unflatten(block[:, j], g))) for j in range(width)], axis=1)
+            return xp.stack([flatten(hvp(unflatten(block[:, j], theta))) for j in range(width)], axis=1)
 
         y = product(xp.asarray(rng.standard_normal((p, width)), dtype=flat.dtype, device=device_of(flat)))
         for _ in range(self.power):
@@ -83,4 +84,4 @@ class LowRankHessian:
         b = q.T @ product(q)
         mu, v = xp.linalg.eigh(0.5 * (b + b.T))
         kept = xp.argsort(xp.abs(mu), descending=True)[:k]
-        return Sketch(q @ xp.take(v, kept, axis=1), xp.take(mu, kept), t, g, width * (self.power + 2))
+        return Sketch(q @ xp.take(v, kept, axis=1), xp.take(mu, kept), t, theta, width * (self.power + 2))
