@@ -114,14 +114,23 @@ def _law(
 
 
 def reaches(laws: Sequence[Law], method: str, criterion: str) -> str:
-    """In words, whether a method keeps r^2 d + L in this criterion: both exponents are known and allowed by it, or what is missing."""
-    both = {law.axis: law.fit for law in laws if (law.method, law.criterion) == (method, criterion)}
-    if set(both) != {"d", "r"}:
-        return "not asked"
-    if any(fit.interval is None for fit in both.values()):
-        return "no fit in " + " and ".join(axis for axis, fit in both.items() if fit.interval is None)
-    if both["d"].interval is not None and not both["d"].interval[0] <= 1.0 <= both["d"].interval[1]:
-        return "no: not linear in d"
-    if both["r"].verdict != "PASS":
-        return "no: steeper than r^2" if both["r"].interval is not None and both["r"].interval[0] > 2.0 else "undecided in r"
-    return "yes, and below r^2" if both["r"].interval is not None and both["r"].interval[1] < 2.0 else "yes"
+    """In words, how floats* grows in this criterion beside r^2 d: "d: linear, r: below r^2" keeps the law with room.
+
+    d: linear where 1 lies in the interval, else flatter or steeper; r: below r^2, r^2 (2 in the interval, which ends below R_BOUND),
+    steeper, or undecided where the interval is too wide for either.
+    """
+    fits = {law.axis: law.fit for law in laws if (law.method, law.criterion) == (method, criterion)}
+    return ", ".join(f"{axis}: {_word(axis, fit)}" for axis, fit in fits.items()) or "not asked"
+
+
+def _word(axis: str, fit: LawFit) -> str:
+    if fit.interval is None:
+        return "no fit"
+    (low, high), at = fit.interval, 1.0 if axis == "d" else 2.0
+    if high < at:
+        return "flatter" if axis == "d" else "below r^2"
+    if low > at:
+        return "steeper"
+    if axis == "d":
+        return "linear" if high < 2.0 else "undecided"
+    return "r^2" if high < R_BOUND else "undecided"

@@ -152,6 +152,7 @@ def _floats_figure(config: Unroll, medians: Mapping[tuple[str, str], np.ndarray]
         axis.axhline(level(config, name), color="black", ls=":", lw=1)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        axis.minorticks_off()
         axis.set_xlabel("stored floats of the set")
         axis.set_ylabel(labels[name])
     _legend(figure, axes[0])
@@ -159,25 +160,27 @@ def _floats_figure(config: Unroll, medians: Mapping[tuple[str, str], np.ndarray]
 
 
 def law_files(laws: Sequence[Law]) -> Files:
-    """law.png: floats* over d (upper row of panels: left to right the criteria) and over r."""
-    lines = [
-        (law.method, law.criterion, law.axis, x, y, *(interval or (None, None)))
-        for law in laws
-        for x, y, interval in zip(law.found.x, law.found.y, law.found.intervals, strict=True)
-    ]
-    out: Files = {"law.csv": _csv(("method", "criterion", "axis", "x", "floats", "low", "high"), lines)}
-    return out | dict(figures.files(_law_figure(laws), "law"))
+    """law-d.png and law-r.png: floats* over d or r, a panel a criterion, with lines of slope 1 and 2."""
+    out: Files = {}
+    for name in dict.fromkeys(law.axis for law in laws):
+        here = [law for law in laws if law.axis == name]
+        lines = [
+            (law.method, law.criterion, x, y, *(interval or (None, None)))
+            for law in here
+            for x, y, interval in zip(law.found.x, law.found.y, law.found.intervals, strict=True)
+        ]
+        out |= {f"law-{name}.csv": _csv(("method", "criterion", name, "floats", "low", "high"), lines)}
+        out |= figures.files(_law_figure(here), f"law-{name}")
+    return out
 
 
 @figures.styled
 def _law_figure(laws: Sequence[Law]) -> Figure:
-    panels = list(dict.fromkeys((law.axis, law.criterion) for law in laws))
-    figure, axes = figures.new_figure(len(panels))
+    figure, axes = figures.new_figure(len(CRITERIA))
     methods = list(dict.fromkeys(law.method for law in laws))
-    for axis, (name, criterion) in zip(axes, panels, strict=True):
-        here = [law for law in laws if (law.axis, law.criterion) == (name, criterion)]
-        _law_panel(axis, here, methods)
-        axis.set_title(f"{criterion}, over {name}", fontsize=9)
+    for axis, criterion in zip(axes, CRITERIA, strict=True):
+        _law_panel(axis, [law for law in laws if law.criterion == criterion], methods)
+        axis.set_title(criterion, fontsize=9)
     _legend(figure, axes[0])
     return figure
 

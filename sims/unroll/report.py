@@ -198,7 +198,8 @@ def _law_text(config: Unroll, rows: Sequence[Row], laws: Sequence[Law]) -> str:
             markdown_table(("method", *CRITERIA), verdict_rows(config, laws)),
             markdown_table(LEAST_HEADERS, least_rows(config, rows)),
             markdown_table(LAW_HEADERS, law_rows(laws)),
-            "\n![floats over d and r](figures/law.png)\n\n![risk and angle against floats](figures/floats.png)\n",
+            "".join(f"\n![floats over {axis}](figures/law-{axis}.png)\n" for axis in dict.fromkeys(law.axis for law in laws)),
+            "\n![risk and angle against floats](figures/floats.png)\n",
         ]
     )
 
