@@ -148,10 +148,10 @@ def _build(place: Path, listing: Listing, shape: Shape) -> None:
     finally:
         pool.shutdown(cancel_futures=True)
     atomic_write(making / "index.json", json.dumps({"crc32": [done[k] for k in sorted(done)]}))
-    (making / "done.log").unlink()
     if place.exists():  # a damaged one
         shutil.rmtree(place)
     making.rename(place)
+    (place / "done.log").unlink()
 
 
 def _refuse_small_disk(making: Path, full: tuple[int, ...]) -> None:

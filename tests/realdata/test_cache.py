@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_leaves_nothing(place: Path, 
 # --- killed, and two at once ----------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
-import os, signal, sys, zlib
+import os, signal, sys, time, zlib
 from realdata import data
 from realdata.data import cache
 cache.CHUNK = 8
@@ -118,6 +119,8 @@ def counted(path, shape):
     left[0] -= 1
     if left[0] == 0:
         os.kill(os.getpid(), signal.SIGKILL)
+    if sys.argv[3]:
+        time.sleep(0.01)
     return decode(path, shape)
 
 cache.decode = counted
@@ -181,9 +184,13 @@ def test_two_processes_make_it_once(place: Path, tree: tuple[Path, np.ndarray]):
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    answers = [process.communicate("go\n", timeout=60)[0].split() for process in processes]
-    assert answers[0][0] == answers[1][0]
-    assert sum(-int(count) for _, count in answers) in (-2 * EACH, 2 * EACH)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert answers[0][0] == answers[1][0] == str(zlib.crc32(tree[1].tobytes()))
+    assert sorted(int(count) for _, count in answers) == [0, 2 * EACH]
 
 
 # --- a disk that refuses --------------------------------------------------------------------------------------------------------------
