@@ -5,8 +5,8 @@
     g       dL / dtheta;   c a cotangent of g, shaped as theta
     D       <c, g> = d/de L(theta + e c, batch) at e = 0;   products: dD / dtheta and dD / dbatch, by symmetry of second derivatives
 
-fast       D by one lifted forward pass (`realdata.lift`), then one first-order reverse pass: 3 forward and 5 backward passes of a
-           contraction where a plain step has 1 and 2, so 8/3 of its time at least; needs an entry for every layer of the network
+fast       D by one lifted forward pass (`realdata.lift`), then one first-order reverse pass: 3 forward and 5 backward passes of each
+           contraction where a plain step has 1 and 2, so 8/3 of its contractions; needs an entry for every layer of the network
 autograd   any network: double backward of L
 Both are exact. Compiled, everything between two contractions is fused; the first call of each batch size then takes tens of seconds.
 """
@@ -65,14 +65,14 @@ def _map(f: Callable[[torch.Tensor], Any], x: Any) -> Any:
 def _reverse(f: Callable[..., torch.Tensor], places: tuple[int, ...], *, compiled: bool) -> Callable[..., Any]:
     """The gradient of a scalar function in those of its arguments (tuples of tensors), by one reverse pass."""
     if compiled:
-        # Where networks share one limit of recompilations (before torch 2.13), it is 8 a process.
+        # Each network by itself; before torch 2.13 all of a process share a limit of 8.
         apart: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
         derivative = torch.func.grad(f, places)
         whole = torch.compile(lambda *args: derivative(*args), fullgraph=True, dynamic=False, **apart)
         return lambda *args: whole(*_map(torch.detach, args))
 
     def run(*args: Any) -> tuple[Tensors, ...]:
-        leaves = [leaf(a) if i in places else a for i, a in enumerate(args)]
+        leaves = [leaf(a) if i in places else _map(torch.detach, a) for i, a in enumerate(args)]
         variables = [leaves[i] for i in places]
         flat = iter(torch.autograd.grad(f(*leaves), [v for group in variables for v in group]))
         return tuple(tuple(next(flat) for _ in group) for group in variables)
@@ -105,7 +105,7 @@ def _captured(function: Callable[..., Any]) -> Callable[..., Any]:
             recorded[shapes] = record(args)
         graph, held, out = recorded[shapes]
         for place, x in zip(_flat(held), _flat(args), strict=True):
-            place.copy_(x)
+            place.copy_(x.detach())
         graph.replay()
         return _map(torch.clone, out)
 
@@ -133,7 +133,7 @@ def _probabilities(batch: Tensors, p: torch.Tensor | None) -> torch.Tensor:
 def derivatives(module: nn.Module, product: str = "auto", *, compiled: bool = False, captured: bool = False) -> StepDerivatives:
     """The derivatives of a step of this network; `auto` is fast where every layer is covered, else autograd.
 
-    compiled   fuse what lies between contractions (autograd's products stay as they are)
+    compiled   fuse what lies between contractions, where the product is the fast one
     captured   replay as CUDA graphs
     """
     if product not in PRODUCTS:
@@ -142,9 +142,8 @@ def derivatives(module: nn.Module, product: str = "auto", *, compiled: bool = Fa
     def loss(theta: Tensors, batch: Tensors, p: torch.Tensor | None) -> torch.Tensor:
         return F.cross_entropy(forward(module, theta, batch[0]), _probabilities(batch, p))
 
-    gradient = _reverse(loss, (0,), compiled=compiled)
-
     if product == "autograd" or (product == "auto" and uncovered(module) is not None):
+        gradient = _reverse(loss, (0,), compiled=False)
         both, mixed = _double_backward(loss, with_theta=True), _double_backward(loss, with_theta=False)
     else:
         network = lifted(module)
@@ -154,6 +153,7 @@ def derivatives(module: nn.Module, product: str = "auto", *, compiled: bool = Fa
             p = _probabilities(batch, p)
             return ((p.sum(1, keepdim=True) * torch.softmax(logits, dim=1) - p) * dot).sum() / len(logits)
 
+        gradient = _reverse(loss, (0,), compiled=compiled)
         both, mixed = _reverse(along, (0, 1), compiled=compiled), _reverse(along, (1,), compiled=compiled)
     if captured:
         gradient, both, mixed = _captured(gradient), _captured(both), _captured(mixed)
