@@ -2,6 +2,12 @@
 
 Cells are (d, r): every d at the first r, and every r at the middle d. In each cell every method distils sets of M1 points, M1 on one grid
 for all, from `seeds` independent tasks; a sweep of three or more d or r and a grid of M1 gives exponents (sims.unroll.laws).
+
+What to expect of the recipe, derived here. At a small inner step the outer gradient moves a point with label y along y H x~/||x~||, to
+leading order in 1/d. One such step from a forgotten start leaves x~ proportional to H z. Many steps are a power iteration: points of
+label +1 keep the positive eigenvalues of H, points of label -1 the negative ones, each the largest first. So constant labels lose
+directions that one step keeps where H is indefinite, and learned labels of both signs do not. Along a whole training run the rows'
+increment is a combination of the points: it can lie in S* where the points do not, when their parts off S* cancel.
 """
 
 import math

@@ -204,6 +204,21 @@ def test_many_steps_encode_the_subspace_where_a_real_subset_does_not():
     assert subset["risk_erased"] > 3 * bptt["risk_erased"]
 
 
+@pytest.mark.parametrize("method", ["dd", "dc"])
+def test_many_steps_with_one_label_are_a_power_iteration(method):
+    """H has one positive and one negative eigenvalue: points of label 1 keep the first direction, both signs keep both."""
+    task = Task(d=8, r=2, L=32, J=4, link="quadratic", samples=64.0, head_samples=400, validation=200, test=300, dtype="float64")
+    encoded, kept = encode(task, np.random.SeedSequence(5)), {}
+    assert np.linalg.eigvalsh(encoded.model.link.hessian)[0] < 0 < encoded.model.link.hessian[0, 0]
+    for learned in (False, True):
+        recipe = Recipe(K=60, batch=4.0, learn_labels=learned, distance="inner_product")
+        shots = list(METHODS[method].run(Scene.of(encoded, recipe, 8, np.random.SeedSequence(6))))
+        x = shots[-1].subsets[0][0]
+        kept[learned] = np.mean((x @ encoded.model.B) ** 2, axis=0)
+    assert kept[False][0] > 10 * kept[False][1]
+    assert kept[True].max() < 10 * kept[True].min()
+
+
 @pytest.mark.parametrize(
     ("method", "changes", "words"),
     [
