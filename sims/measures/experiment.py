@@ -7,6 +7,7 @@ from typing import Any, Literal
 from sims.lab.store import Row
 from sims.lab.sweep import Sweep
 from sims.measures.catalogue import ELSEWHERE, MEASURES, QUESTIONS, TRIALS
+from sims.measures.costs import COSTS
 from sims.measures.measure import Cell, Measure, Result, evaluate
 
 
@@ -56,7 +57,7 @@ def sweeps(config: Measures, backend: str) -> tuple[Sweep, ...]:
         for cell in measure.cells(config.grid):
             own = trials.setdefault(measure.trial, {})
             own |= {_key(trial): trial for trial in config.configs(cell)}
-    return tuple(Sweep(kind, TRIALS[kind], tuple(found.values())) for kind, found in trials.items())
+    return tuple(Sweep(kind, TRIALS[kind], tuple(found.values()), COSTS.get(kind)) for kind, found in trials.items())
 
 
 def results(config: Measures, rows: dict[str, list[Row]]) -> tuple[Result, ...]:

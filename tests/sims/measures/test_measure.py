@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sims.measures.catalogue import ELSEWHERE, MEASURES, QUESTIONS, TRIALS
+from sims.measures.costs import COSTS
 from sims.measures.experiment import Measures, results, sweeps
 from sims.measures.measure import Cell, Grids, Measure, Outcome, Result, distance, evaluate, product
 
@@ -133,3 +134,15 @@ def test_results_follow_the_cells_not_the_order_of_the_rows():
     (result,) = results(config, found)
     assert result.cells[0].measured == pytest.approx(4.0, rel=0.1)
     assert result.verdict == "FAIL"
+
+
+def test_counted_costs_follow_samples_and_directions():
+    for kind, size in (("directions", "sets"), ("kernel", "sets")):
+        config = next(c.config for m in MEASURES if m.trial == kind for c in m.cells("full") if c.config["d"] == 64)
+        base, more = COSTS[kind](config), COSTS[kind](config | {"per_d2": 2 * config["per_d2"]})
+        assert more.normals - base.normals == 2 * config["per_d2"] * 64**3, "two passes, nothing is stored"
+        assert more.products == pytest.approx(2 * base.products, rel=0.1)
+        assert COSTS[kind](config | {size: 2 * config[size]}).products == pytest.approx(2 * base.products, rel=0.1)
+    for sweep in sweeps(Measures(), "numpy"):
+        if sweep.cost is not None:
+            assert all(sweep.cost(config).products > 0 for config in sweep.configs[:2])
