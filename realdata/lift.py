@@ -28,8 +28,11 @@ class Pair(NamedTuple):
     dot: torch.Tensor | None
 
 
-Lift: TypeAlias = Callable[[Pair, list[Pair]], Pair]
-"""(input, the layer's own parameters with their directions) -> output."""
+Moving: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+"""A parameter and its direction."""
+
+Lift: TypeAlias = Callable[[Pair, list[Moving]], Pair]
+"""(input, the layer's own parameters) -> output."""
 
 
 class Layer(NamedTuple):
@@ -46,10 +49,10 @@ def _dot(z: Pair) -> torch.Tensor:
 def _contraction(product: Callable[..., torch.Tensor]) -> Lift:
     """y = w * z + b, linear in z and in (w, b):   y' = w * z' + w' * z + b'."""
 
-    def lifted(z: Pair, parameters: list[Pair]) -> Pair:
-        weight, bias = parameters[0], parameters[1] if len(parameters) > 1 else Pair(None, None)  # pyright: ignore[reportArgumentType]
-        y, dot = product(z.value, weight.value, bias.value), product(z.value, weight.dot, bias.dot)
-        return Pair(y, dot if z.dot is None else dot + product(z.dot, weight.value, None))
+    def lifted(z: Pair, parameters: list[Moving]) -> Pair:
+        (weight, weight_dot), (bias, bias_dot) = parameters[0], parameters[1] if len(parameters) > 1 else (None, None)
+        y, dot = product(z.value, weight, bias), product(z.value, weight_dot, bias_dot)
+        return Pair(y, dot if z.dot is None else dot + product(z.dot, weight, None))
 
     return lifted
 
@@ -62,7 +65,7 @@ def _convolution(module: nn.Conv2d) -> Lift:
 def _pointwise(value: Callable[[torch.Tensor], torch.Tensor], slope: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Lift:
     """y = f(z),   y' = f'(z) z' with f' = slope(z, y)."""
 
-    def lifted(z: Pair, parameters: list[Pair]) -> Pair:
+    def lifted(z: Pair, parameters: list[Moving]) -> Pair:
         y = value(z.value)
         return Pair(y, slope(z.value, y) * _dot(z))
 
@@ -73,7 +76,7 @@ def _leaky(negative: float) -> Lift:
     """y = max(z, 0) + negative min(z, 0);   y' = z' or negative z', the slope at 0 that of the left (and constant around z)."""
     slope = torch.ops.aten.leaky_relu_backward
 
-    def lifted(z: Pair, parameters: list[Pair]) -> Pair:
+    def lifted(z: Pair, parameters: list[Moving]) -> Pair:
         y = F.leaky_relu(z.value, negative) if negative else F.relu(z.value)
         return Pair(y, slope(_dot(z), z.value.detach(), negative, False))
 
@@ -89,7 +92,7 @@ def _max_pool(module: nn.MaxPool2d) -> Lift:
     """y takes the largest z of each patch, y' the z' of the same place."""
     settings = module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
 
-    def lifted(z: Pair, parameters: list[Pair]) -> Pair:
+    def lifted(z: Pair, parameters: list[Moving]) -> Pair:
         y, places = F.max_pool2d(z.value, *settings, return_indices=True)
         return Pair(y, _dot(z).flatten(2).gather(2, places.flatten(2)).view_as(y))
 
@@ -144,7 +147,7 @@ def _row_mean(v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 def _normalisation(groups: int | None, eps: float) -> Lift:
     """y = gamma n + beta per channel; n standardised over each image and group of channels, or (None) over the batch for each channel."""
 
-    def lifted(z: Pair, parameters: list[Pair]) -> Pair:
+    def lifted(z: Pair, parameters: list[Moving]) -> Pair:
         value, dot = z.value, _dot(z)
         if groups is None:
             value, dot = value.transpose(0, 1), dot.transpose(0, 1)
@@ -154,24 +157,28 @@ def _normalisation(groups: int | None, eps: float) -> Lift:
             n, n_dot = n.transpose(0, 1), n_dot.transpose(0, 1)
         if not parameters:
             return Pair(n, n_dot)
-        (gamma, gamma_dot), (beta, beta_dot) = ([q.view(-1, *[1] * (n.dim() - 2)) for q in pair] for pair in parameters)  # pyright: ignore[reportOptionalMemberAccess]
+        (gamma, gamma_dot), (beta, beta_dot) = ([q.view(-1, *[1] * (n.dim() - 2)) for q in moving] for moving in parameters)
         return Pair(torch.addcmul(beta, n, gamma), torch.addcmul(beta_dot, n, gamma_dot).addcmul(n_dot, gamma))
 
     return lifted
 
 
-def _has_no_memory(module: Any) -> bool:
-    return module.running_mean is None
+def _affine_or_bare(module: Any) -> bool:
+    return (module.weight is None) == (module.bias is None)
+
+
+def _without_memory(module: Any) -> bool:
+    return module.running_mean is None and _affine_or_bare(module)
 
 
 LAYERS: dict[type[nn.Module], Layer] = {
     nn.Conv2d: Layer(_convolution, lambda module: module.padding_mode == "zeros"),
     nn.Linear: Layer(lambda module: _contraction(F.linear)),
     Norm: Layer(lambda module: _normalisation(module.num_groups, module.eps)),
-    nn.GroupNorm: Layer(lambda module: _normalisation(module.num_groups, module.eps)),
-    nn.InstanceNorm2d: Layer(lambda module: _normalisation(module.num_features, module.eps), _has_no_memory),
-    nn.BatchNorm1d: Layer(lambda module: _normalisation(None, module.eps), _has_no_memory),
-    nn.BatchNorm2d: Layer(lambda module: _normalisation(None, module.eps), _has_no_memory),
+    nn.GroupNorm: Layer(lambda module: _normalisation(module.num_groups, module.eps), _affine_or_bare),
+    nn.InstanceNorm2d: Layer(lambda module: _normalisation(module.num_features, module.eps), _without_memory),
+    nn.BatchNorm1d: Layer(lambda module: _normalisation(None, module.eps), _without_memory),
+    nn.BatchNorm2d: Layer(lambda module: _normalisation(None, module.eps), _without_memory),
     nn.ReLU: Layer(lambda module: _leaky(0.0)),
     nn.LeakyReLU: Layer(lambda module: _leaky(module.negative_slope)),
     nn.Sigmoid: Layer(lambda module: _pointwise(torch.sigmoid, lambda z, y: y * (1.0 - y))),
@@ -207,12 +214,12 @@ def uncovered(module: nn.Module) -> str | None:
     return None if len(places) == len(list(module.parameters())) else "a parameter stands in two places"
 
 
-def _composed(module: nn.Module) -> Callable[[Pair, Iterator[Pair]], Pair]:
+def _composed(module: nn.Module) -> Callable[[Pair, Iterator[Moving]], Pair]:
     """The lift of a network; each layer takes its own parameters from the iterator, in the order of `module.parameters()`."""
     if isinstance(module, Residual):
         main, shortcut = _composed(module.main), _composed(module.shortcut)
 
-        def added(z: Pair, parameters: Iterator[Pair]) -> Pair:
+        def added(z: Pair, parameters: Iterator[Moving]) -> Pair:
             a, b = main(z, parameters), shortcut(z, parameters)
             return Pair(a.value + b.value, _dot(a) + _dot(b))
 
@@ -220,7 +227,7 @@ def _composed(module: nn.Module) -> Callable[[Pair, Iterator[Pair]], Pair]:
     if isinstance(module, nn.Sequential):
         parts = [_composed(child) for child in module]
 
-        def chained(z: Pair, parameters: Iterator[Pair]) -> Pair:
+        def chained(z: Pair, parameters: Iterator[Moving]) -> Pair:
             for part in parts:
                 z = part(z, parameters)
             return z
@@ -238,7 +245,7 @@ def lifted(module: nn.Module) -> Callable[[Tensors, Tensors, torch.Tensor], tupl
     network = _composed(module)
 
     def value_and_derivative(theta: Tensors, c: Tensors, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        y = network(Pair(x, None), iter([Pair(p, q) for p, q in zip(theta, c, strict=True)]))
+        y = network(Pair(x, None), zip(theta, c, strict=True))
         return y.value, _dot(y)
 
     return value_and_derivative

@@ -166,10 +166,17 @@ class Doubled(nn.ReLU):
         return 2.0 * super().forward(z)
 
 
+def scale_alone() -> nn.GroupNorm:
+    norm = nn.GroupNorm(3, 3)
+    norm.register_parameter("bias", None)
+    return norm
+
+
 UNCOVERED = {
     "GELU": nn.GELU(),
     "Doubled": Doubled(),
     "padding_mode=circular": nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"),
+    "GroupNorm": scale_alone(),
     "BatchNorm3d": nn.Sequential(nn.Unflatten(2, (2, 7)), nn.BatchNorm3d(3, track_running_stats=False), nn.Flatten(2, 3)),
 }
 
