@@ -19,6 +19,7 @@ from sims.lab.files import RunError
 from sims.lab.progress import progress
 
 UNKNOWN = "unknown"
+TOGETHER = 256  # pictures that one thread looks at before it reports
 CLASS_ROWS = 50  # beyond so many classes only those with a fault get a row of their own
 
 
@@ -90,24 +91,28 @@ def _check_pictures(known: Source, folder: Path, split: str) -> list[FileCheck]:
     except RunError as error:
         return [FileCheck(f"({split})", split, None, None, "-", UNKNOWN, str(error))]
     faults: dict[int, list[str]] = {}
+    starts = range(0, len(listing.files), TOGETHER)
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     try:
         with progress(len(listing.files), f"check {split} pictures") as bar:
-            for label, fault in zip(listing.labels.tolist(), pool.map(lambda p: _fault(folder / p, known), listing.files), strict=True):
-                bar.advance()
-                if fault:
-                    faults.setdefault(label, []).append(fault)
+            for start, found in zip(starts, pool.map(lambda start: _faults(listing, start, known), starts), strict=True):
+                for k, fault in found.items():
+                    faults.setdefault(int(listing.labels[k]), []).append(fault)
+                bar.advance(min(TOGETHER, len(listing.files) - start))
     finally:
         pool.shutdown(cancel_futures=True)
     return [*_class_rows(listing, split, faults), _split_row(known, listing, split, faults)]
 
 
-def _fault(path: Path, known: Source) -> str:
-    try:
-        decode(path, known.shape)
-    except RunError as error:
-        return str(error)
-    return ""
+def _faults(listing: Listing, start: int, known: Source) -> dict[int, str]:
+    """Place in the listing -> what is wrong with that picture, of TOGETHER pictures."""
+    found: dict[int, str] = {}
+    for k, path in enumerate(listing.files[start : start + TOGETHER], start=start):
+        try:
+            decode(listing.folder / path, known.shape)
+        except RunError as error:
+            found[k] = str(error)
+    return found
 
 
 def _class_rows(listing: Listing, split: str, faults: dict[int, list[str]]) -> Iterator[FileCheck]:
