@@ -180,7 +180,7 @@ def _scales(axis: Any, cells: list[Outcome], result: Result) -> None:
     if len(x) > 1 and x[0] > 0:
         axis.set_xscale("log", base=2)
         ticks = [v for k, v in enumerate(x) if k == 0 or v > 1.3 * x[k - 1]]
-        axis.set_xticks(ticks, [f"{v:.3g}" for v in ticks])
+        axis.set_xticks(ticks, [f"{round(v, 3):g}" for v in ticks])
         axis.minorticks_off()
     low = min(min(cell.measured - LIMIT * cell.error, cell.predicted) for cell in cells)
     high = max(max(cell.measured, cell.predicted) for cell in cells)

@@ -68,7 +68,7 @@ def _heads(widths: tuple[int, ...], ds: tuple[int, ...], rs: tuple[int, ...]) ->
     for config in product(L=widths, d=ds, r=rs, tolerance=(1e-6,), shares=(shares,)):
         width = config["L"]
         counts = sorted({max(1, round(s * width)) for s in shares} | {width - 1, width, width + 1})
-        draws = max(16, 6400 // width)  # the error has relative variance of order 1/L
+        draws = max(24, 6400 // width)  # the error has relative variance of order 1/L
         found += [Cell(config, draws, {"M2": m2, "M2_per_L": m2 / width, "entry": k}) for k, m2 in enumerate(counts) if m2 != width - 1]
     return tuple(found)
 
