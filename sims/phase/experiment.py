@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from sims import costs
 from sims.lab.sweep import Sweep
 from sims.pipeline import Task
 from sims.scaling.trials import risk_trial
@@ -79,4 +80,5 @@ def sweeps(config: Phase, backend: str) -> tuple[Sweep, ...]:
         return [dict(shared) | {"draw": k} for k in range(config.seeds)]
 
     few = [trial for samples in config.samples[:-1] for trial in trials(samples, config.m2[-1:])]
-    return (Sweep("labels", risk_trial, tuple(trials(config.samples[-1], config.m2))), Sweep("points", risk_trial, tuple(few)))
+    full = trials(config.samples[-1], config.m2)
+    return Sweep("labels", risk_trial, tuple(full), costs.risk_trial), Sweep("points", risk_trial, tuple(few), costs.risk_trial)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from sims import costs
 from sims.lab.sweep import Sweep
 from sims.pipeline import Bench, Task, distil_points, encode, task_of, teacher_network, trial_seed
 from sims.population import encoded_criteria, log_grid
@@ -52,7 +53,7 @@ class Reflected:
     r_least: tuple[int, ...] = (3, 4, 6, 8)  # intrinsic dimensions of the least M1
     least_diversity: float = 16.0  # L J/(r d) of the least M1
     ratio: float = 1.25  # the level of the least M1: this times the full-data teacher's median risk
-    seeds: int = 6  # seeds of every task
+    seeds: int = 16  # seeds of every task
     seed: int = 0  # root seed
     head_samples: int = 4000  # real samples for a head
     validation: int = 2000  # held-out samples that pick the ridge penalty
@@ -105,9 +106,17 @@ def sweeps(config: Reflected, backend: str) -> tuple[Sweep, ...]:
         return tuple(cell | shared | {"draw": k, "m1": list(grid(cell["r"]))} for cell in ordered for k in range(config.seeds))
 
     return (
-        Sweep("least", paired_trial, trials(config.least_cells(), least_grid)),
-        Sweep("pair", paired_trial, trials(config.cells(), config.grid)),
+        Sweep("least", paired_trial, trials(config.least_cells(), least_grid), paired_cost),
+        Sweep("pair", paired_trial, trials(config.cells(), config.grid), paired_cost),
     )
+
+
+def paired_cost(config: Mapping[str, Any]) -> costs.Cost:
+    """Of `paired_trial`: teacher passes (one more a start for performance matching), the step, two heads at each M1 and the teacher's."""
+    task, heads = task_of(config), 2 * len(config["m1"]) + 1
+    total = costs.encoding(task) + costs.samples(task) + costs.matching(task, config["m1"][-1])
+    total += heads * costs.head(task, task.head_samples)
+    return total + costs.Cost(8.0 * task.N * task.d * task.L * task.J) if task.matching == "performance" else total
 
 
 def least_grid(r: int) -> tuple[int, ...]:
