@@ -13,6 +13,10 @@ with Adam that is the factor d g / d theta alone, the rest of the step's adjoint
 Refresh, derived here: a sketch made at step t' serves step t while |t - t'| < max_age and ||theta_t - theta_t'|| < max_drift ||theta_t'||.
 The drift is that of the parameters, which bounds the change of H; gradients, also their norms, turn with every warp and sub-batch. A sketch
 belongs to one run: a sweep starts without one, since another start has other parameters and mostly another eigenspace.
+
+Measured (ConvNet-3 of width 8, p = 2730, one CIFAR-10 image a class with warps, steps 30 to 60 of one run, defaults): at rank 32 the
+meta-gradient is off by 0.54 of its norm with Adam (cosine 0.94) and by 0.90 with SGD (0.89), in 4 and 10 times the time of the exact sweep;
+at rank 0 by 5.1 (0.60) and 8.7 (0.56). The exact sweep is the default everywhere.
 """
 
 from collections.abc import Callable

@@ -167,14 +167,15 @@ class Signless(LowRankHessian):
 
 @given(
     t=st.integers(0, 100),
-    age=st.integers(0, 30),
+    older=st.integers(-1, 1),
     limit=st.integers(1, 30),
-    drift=st.integers(0, 16),
+    further=st.integers(-1, 1),
     allowed=st.integers(1, 16),
     size_=st.sampled_from([0.25, 1.0, 4.0]),
 )
-def test_a_sketch_is_made_anew_exactly_at_its_age_or_drift(t, age, limit, drift, allowed, size_):
-    """Sixteenths, so that equality is exact: age and drift reach their bound, or there is none yet."""
+def test_a_sketch_is_made_anew_exactly_at_its_age_or_drift(t, older, limit, further, allowed, size_):
+    """One below, at and one above either bound; sixteenths, so that equality is exact. Or there is no sketch yet."""
+    age, drift = limit + older, allowed + further
     rule = LowRankHessian(4, max_age=limit, max_drift=allowed / 16)
     old = (np.array([size_, 0.0]),)
     sketch = Sketch(np.zeros((2, 0)), np.zeros(0), t + age, old, 0)
