@@ -129,16 +129,17 @@ def _build(place: Path, listing: Listing, shape: Shape) -> None:
             target.write(images.data)
             target.flush()
             os.fsync(target.fileno())
-        return k, zlib.crc32(images.data)
+        crc = zlib.crc32(images.data)
+        os.write(log, f"{k} {crc}\n".encode())  # by the thread itself, once the images are on disk: a kill loses what is under way only
+        return k, crc
 
     # Threads: Pillow decodes and scales without the interpreter's lock, and nothing is left behind when the process is killed.
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    log = os.open(making / "done.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        with progress(full[0], "decode pictures") as bar, (making / "done.log").open("a") as log:
+        with progress(full[0], "decode pictures") as bar:
             bar.skip(min(len(done) * CHUNK, full[0]))
             for k, crc in pool.map(work, todo):
-                log.write(f"{k} {crc}\n")
-                log.flush()
                 done[k] = crc
                 bar.advance(min(CHUNK, full[0] - k * CHUNK))
     except RunError:  # a picture that cannot be read: with it mended, the cache has another key
@@ -147,6 +148,7 @@ def _build(place: Path, listing: Listing, shape: Shape) -> None:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        os.close(log)
     atomic_write(making / "index.json", json.dumps({"crc32": [done[k] for k in sorted(done)]}))
     if place.exists():  # a damaged one
         shutil.rmtree(place)
@@ -158,7 +160,7 @@ def _refuse_small_disk(making: Path, full: tuple[int, ...]) -> None:
     there = sum(path.stat().st_blocks * 512 for path in making.iterdir())
     free, needed = shutil.disk_usage(making).free, math.prod(full) - there
     if needed > free:
-        raise _fault(making.parent, f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free")
+        raise _fault(making.parent, f"{needed / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free")
 
 
 def _laid_out(path: Path, full: tuple[int, ...]) -> tuple[Path, int]:
