@@ -115,7 +115,7 @@ def _unroll_figure(detail: Mapping[str, list[Row]]) -> Figure:
     right.axhline(0.0, color="black", lw=0.8)
     right.set_xticks(place, list(looped), rotation=40, ha="right", fontsize=7)
     right.set_ylabel("cosine of meta-gradients")
-    right.legend(fontsize=6, loc="lower left", frameon=True)
+    right.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.8)
     _legend(figure, left)
     return figure
 

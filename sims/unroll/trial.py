@@ -10,7 +10,7 @@
     meta-gradients  cosine and relative error against the whole unroll of the same run (truncation), and the cosine to performance
                     matching through all steps of that run, which gradient matching is compared with too
 
-All risks and energies are means or medians over `networks` fresh starts, as named; definitions are ours.
+What is measured on networks is the median over `networks` fresh starts. Definitions are ours.
 """
 
 from collections.abc import Iterator, Mapping
