@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 ONE    := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow benchmarks lint clean
+.PHONY: demo test test-slow mutation benchmarks lint clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ test: $(VENV)/.all          ## everything that needs no GPU (ten minutes or less
 
 test-slow: $(VENV)/.all     ## longer statistics
 	$(ONE) $(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests --ignore tests/benchmarks
+
+mutation: $(VENV)/.core     ## closed forms altered one place at a time must be caught by their lemmas (fifteen minutes or less on two cores)
+	$(ONE) $(BIN)/python -m proofs_check.mutation --count 200 --processes 2 --out results/mutation
 
 benchmarks: $(VENV)/.all    ## ratios measured in one run, printed as a table and stored as JSON
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-json=results/benchmarks.json

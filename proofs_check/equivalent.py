@@ -1,3 +1,10 @@
 """Changes of the code that change nothing anyone can observe, with the reason; by function and altered statement."""
 
-EQUIVALENT: dict[tuple[str, str], str] = {}
+GUARDED = "the outer choice is by b > 0, so what the inner one yields at b = 0 is never taken"
+
+EQUIVALENT: dict[tuple[str, str], str] = {
+    (
+        "theory.distill.inner_optim.Adam.adjoint.second_moment",
+        "half_inverse_root = xp.where(b > 0.0, 0.5 / xp.where(b >= 0.0, b, xp.ones_like(b)), xp.zeros_like(b))",
+    ): GUARDED,
+}

@@ -179,5 +179,5 @@ CONTROLS: dict[str, list[Any]] = {
         lambda e, rng: replace(e, seeds={**e.seeds, "test": (1,)}),
         lambda e, rng: replace(e, seeds={**e.seeds, "bias": (4,)}),
     ],
-    "A25": [on_a_gate],
+    "A25": [on_a_gate, lambda e, rng: replace(e, points=np.zeros((M1, D)))],
 }

@@ -86,6 +86,19 @@ def sphere_mean(f: Callable[[np.ndarray], np.ndarray], d: int, r: int, degree: i
     return np.asarray(sum(p * q * f(s * n) for s, p in zip(lengths, share, strict=True) for n, q in zip(nodes, weight, strict=True)))
 
 
+def quartic_pair(rng: np.random.Generator, size: float) -> tuple[HermiteLink, HermiteLink]:
+    """Two links of r = 2 with one random part of degree 2 and opposite parts of degree 4, `size` times as large."""
+    orders = {2: [(2, 0), (1, 1), (0, 2)], 4: [(4, 0), (3, 1), (2, 2), (1, 3), (0, 4)]}
+    drawn = {k: rng.standard_normal(len(found)) for k, found in orders.items()}
+
+    def link(sign: float) -> HermiteLink:
+        return HermiteLink(
+            tuple((c * (sign * size if k == 4 else 1.0), o) for k in (2, 4) for c, o in zip(drawn[k].tolist(), orders[k], strict=True))
+        )
+
+    return link(1.0), link(-1.0)
+
+
 def link_of(terms: Sequence[Sequence[object]]) -> HermiteLink:
     """The link of plain terms."""
     return HermiteLink(tuple((float(c) / 100.0, tuple(int(k) for k in orders)) for c, orders in terms))  # pyright: ignore

@@ -32,7 +32,8 @@ def closeness(value: object, reference: object, tolerance: float, scale: object 
     if np.any(zero & (error > 0.0)):
         return LOWEST
     with np.errstate(over="ignore"):  # an error beyond the float range is still only a failure
-        return max(1.0 - float(np.max(error / np.where(zero, 1.0, unit))), LOWEST)
+        worst = float(np.max(error / np.where(zero, 1.0, unit)))
+    return LOWEST if np.isnan(worst) else max(1.0 - worst, LOWEST)  # a NaN would slip through the `min` of several margins
 
 
 def at_most(value: object, bound: object, tolerance: float, scale: object = 1.0) -> float:

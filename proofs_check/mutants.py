@@ -3,7 +3,7 @@
     number    c -> c + 1, -c, 2 c               + <-> -,  * <-> /,  ** -> *,  // -> /,  -x -> x
     a < b     a <= b, a >= b  (and the like)    == <-> !=,  is <-> is not,  in <-> not in,  and <-> or,  not x -> x,  True <-> False
 
-Left as they are: documentation, annotations, decorators, and what a `raise` says. A mutant is the source of the whole module.
+Left as they are: documentation, annotations, decorators, and what a `raise` says.
 """
 
 import ast
@@ -38,14 +38,14 @@ SKIPPED = {"annotation", "returns", "decorator_list", "bases", "type_params"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: where it is, the statement before and after, and the module's whole source with it."""
+    """One change: where it is, its number among those of the module, and the statement before and after."""
 
     module: str
     function: str
     line: int
     before: str
     after: str
-    source: str
+    number: int
 
     @property
     def title(self) -> str:
@@ -76,12 +76,28 @@ class _Place:
 
 def mutants(module: str, path: Path) -> Iterator[Mutant]:
     """Every mutant of the module's file, in the order of the text."""
+    for number, (place, before, _) in enumerate(_changes(module, path)):
+        yield Mutant(module, place.function, place.statement.lineno, before, _first_line(place.statement), number)
+
+
+def source(mutant: Mutant, path: Path) -> str:
+    """The whole module with that one change."""
+    for number, (_, _, tree) in enumerate(_changes(mutant.module, path)):
+        if number == mutant.number:
+            return ast.unparse(tree)
+    raise ValueError(f"{path} has no change number {mutant.number}: it is another version")
+
+
+def _changes(module: str, path: Path) -> Iterator[tuple["_Place", str, ast.Module]]:
+    """(place, statement before, the tree with the change) for each, the tree being mended after each."""
     tree = ast.parse(path.read_text())
     for place in list(_places(tree, module, None)):
-        node, before = place.get(), _first_line(place.statement)
-        for instead in _alternatives(node):
+        node = place.get()
+        alternatives = list(_alternatives(node))
+        before = _first_line(place.statement) if alternatives else ""
+        for instead in alternatives:
             place.put(instead)
-            yield Mutant(module, place.function, place.statement.lineno, before, _first_line(place.statement), ast.unparse(tree))
+            yield place, before, tree
         place.put(node)
 
 

@@ -30,7 +30,7 @@ import sympy
 import tyro
 
 from proofs_check.equivalent import EQUIVALENT
-from proofs_check.mutants import Mutant, functions, mutants
+from proofs_check.mutants import Mutant, functions, mutants, source
 from proofs_check.registry import known
 from proofs_check.runner import Profile, proofs, property_seed
 from proofs_check.search import search
@@ -165,7 +165,7 @@ def owners(names: Sequence[str], code: Mapping[str, tuple[str, ...]]) -> dict[st
 def verdict(mutant: Mutant | None, lemmas: Sequence[str], seed: int) -> str | None:
     """Which lemma catches the mutant and how, None where none does. Runs in its own process."""
     if mutant is not None:
-        sys.meta_path.insert(0, _Altered(mutant.module, mutant.source))
+        sys.meta_path.insert(0, _Altered(mutant.module, source(mutant, _path(mutant.module))))
     table = known()
     for name in lemmas:
         lemma = table[name]

@@ -245,7 +245,8 @@ def seeds_disjoint(e: Experiment, seeds: Mapping[str, tuple[int, ...]]) -> float
 def gates_off_boundary(e: Experiment, theta0: Leaves, points: np.ndarray) -> float:
     _, w, b = theta0
     size = np.linalg.norm(points, axis=1)[:, None] * np.linalg.norm(w, axis=1) + np.abs(b)
-    return above(np.min(np.abs(points @ w.T + b) / size), 1e-2 * e.thresholds.exact)
+    # A point at zero lies on every boundary through zero.
+    return above(np.min(np.abs(points @ w.T + b) / np.where(size > 0, size, 1.0)), 1e-2 * e.thresholds.exact)
 
 
 ASSUMPTIONS: dict[str, Assumption] = {

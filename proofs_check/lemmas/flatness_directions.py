@@ -95,6 +95,13 @@ def measures(rng: np.random.Generator, theta: Leaves, g: Leaves, rho: float, h: 
         truth, reach = max(sign * eigenvalues), max(abs(eigenvalues))
         worst = min(worst, closeness(found.value, truth, 1e-3, reach), at_most(found.residual, 2e-4 * reach, 1e-6, reach))
     one = lambda_max(lambda v: scale(-2.0, v), theta, rng)
+    slow = np.diag(0.99 ** np.arange(3 * len(theta[0])))
+    usual, asked = (
+        lambda_max(lambda v: _like(slow @ _flat(v), theta), theta, np.random.default_rng(1), **how)
+        for how in ({}, {"tolerance": 1e-3, "steps": 200})
+    )
+    if usual != asked or sharpness(loss, gradient, theta, rho) != sharpness(loss, gradient, theta, rho, "euclidean", 1):
+        return -9.0
     # Every vector is an eigenvector: one product finds it, and one more that nothing lies above.
     return min(worst, climbed, more, low, closeness([one.value, one.residual, one.products], [-2.0, 0.0, 2.0], 1e-9))
 
@@ -120,7 +127,7 @@ def refusals() -> bool:
         rejected.append(refuses(lambda_max, lambda v: scale(math.inf, v), ones, rng, kind=Diverged))
     lambda_max(lambda v: v, ones, rng, steps=1)
     still = norm(perturbation(ones, zero, 1.0)) == norm(orthogonal_part(ones, zero)) == 0.0
-    return still and Flat(0.0, 0.0).rho == 0.0 and all(rejected)
+    return still and Flat(0.0, 0.0).rho == 0.0 and Flat() == Flat(0.01, 0.0) and all(rejected)
 
 
 def _flat(x: Leaves) -> np.ndarray:

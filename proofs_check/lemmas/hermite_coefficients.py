@@ -47,6 +47,8 @@ def margin(
     z = rng.standard_normal(16)
     link = HermiteLink(tuple((float(c[k] / math.sqrt(math.factorial(k))), (k,)) for k in range(degree + 1)))
     basis = sum(np.abs(he) for he in hermite.orthonormal(z, degree))
+    if [len(hermite.orthonormal(z, k)) for k in range(4)] != [1, 2, 3, 4]:
+        return -9.0
     expansion = closeness(link(z[:, None]), Polynomial(p)(z), TOLERANCE, size * basis)
 
     moments = [spread**j * 2.0 * half_moment(j, 0.0) * (j % 2 == 0) for j in range(degree + 1)]

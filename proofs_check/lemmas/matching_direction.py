@@ -17,14 +17,14 @@ import numpy as np
 import sympy as sp
 from hypothesis import strategies as st
 
-from proofs_check.gaussian import exact_half_mean, half_space_mean, link_of, links, sphere_mean
+from proofs_check.gaussian import exact_half_mean, half_space_mean, link_of, links, quartic_pair, sphere_mean
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.margins import at_most, closeness
 from theory.multi_index import HermiteLink
 from theory.predictions import mean_abs_coordinate, point_population, point_ratio_leading
 
 TOLERANCE = 1e-11
-HUGE = 10**15
+HUGE, FAR = 10**15, 800
 
 
 def direction(hessian: np.ndarray, u: np.ndarray, d: int) -> np.ndarray:
@@ -48,6 +48,34 @@ def averaged(hessian: np.ndarray, u: np.ndarray, d: int) -> np.ndarray:
 
     parts = half_space_mean(first, u, 1) / length - half_space_mean(third, u, 3) / (2.0 * length * (d + 1))
     return parts / math.sqrt(2.0 * math.pi)
+
+
+def quartic(rng: np.random.Generator) -> float:
+    """What a small part of degree 4 adds to the energy on S*, linear in it, to O(1/d): two opposite ones by quadrature."""
+    pair = quartic_pair(rng, 1e-2)
+    length = math.sqrt(2.0) * math.exp(math.lgamma((FAR + 1) / 2) - math.lgamma(FAR / 2))
+    third, fifth = length * (FAR + 1), length * (FAR + 1) * (FAR + 3)
+
+    def on(link: HermiteLink) -> np.ndarray:
+        a, c4 = link.hessian, math.sqrt(24.0) * link.degree_tensor(4)
+
+        def row(x: np.ndarray) -> np.ndarray:
+            z = x[:, :2]
+            cubed = np.einsum("abcd,nb,nc,nd->na", c4, z, z, z)
+            bend = -0.5 * np.einsum("ni,ij,nj->n", z, a, z) / third + 0.125 * np.einsum("na,na->n", cubed, z) / fifth
+            return z @ a / length - cubed / 6.0 / third + bend[:, None] * z
+
+        def energy(v: np.ndarray) -> np.ndarray:
+            u = np.array([*v, math.sqrt(max(0.0, 1.0 - float(v @ v)))])
+            found = half_space_mean(row, u, 5)
+            return np.array([found @ found]) / (2.0 * math.pi)
+
+        return sphere_mean(energy, FAR, 2, 10)
+
+    found = float((on(pair[0]) - on(pair[1]))[0])
+    claim = point_population(pair[0], FAR).on - point_population(pair[1], FAR).on
+    size = float(np.sum(pair[0].hessian ** 2)) * pair[0].degree_tensor(4).max() / FAR**3
+    return closeness(claim, found, 60.0 / FAR, size)
 
 
 def margin(
@@ -85,6 +113,7 @@ def margin(
         closeness([energy.on, energy.off], by_quadrature, TOLERANCE, float(np.sum(by_quadrature))),
         at_most(small, (tau + 2.0) * (r + 6.0), 1e-6) if d > 2 * r else 1.0,
         closeness(leading, tau / (4.0 * d), 1e-9, 1.0 / d),
+        quartic(rng),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import sympy as sp
 from hypothesis import strategies as st
 
-from proofs_check.gaussian import link_of, links, sphere_mean
+from proofs_check.gaussian import link_of, links, quartic_pair, sphere_mean
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.lemmas.stein_expansion import row
 from proofs_check.margins import at_most, closeness
@@ -25,7 +25,7 @@ from theory.multi_index import HermiteLink
 from theory.predictions import row_population, row_ratio_leading
 
 TOLERANCE = 1e-11
-HUGE = 10**15
+HUGE, FAR = 10**15, 800
 """A sample size at which the sampling terms of the leading ratio are gone."""
 
 
@@ -52,8 +52,25 @@ def margin(rng: np.random.Generator, terms: list[Any], extra: int, sample: int, 
     rate = at_most([deviation - upper, -deviation - (link.r + 6.0) / d], 0.0, TOLERANCE)
     leading = closeness(row_ratio_leading(link, 0.0, d, HUGE * d * d), (tau + 2.0) / (4.0 * d), 1e-9, 1.0 / d)
     return min(
-        exact, rate, leading, closeness([(claim + claim).on, (claim * 3.0).off], [2.0 * claim.on, 3.0 * claim.off], TOLERANCE, claim.on)
+        exact,
+        rate,
+        leading,
+        quartic(rng, max(d, 8)),
+        quartic(rng, FAR),
+        closeness([(claim + claim).on, (claim * 3.0).off], [2.0 * claim.on, 3.0 * claim.off], TOLERANCE, claim.on),
     )
+
+
+def quartic(rng: np.random.Generator, d: int) -> float:
+    """What a small part of degree 4 adds: its terms linear in it, from two opposite ones. Off S* exactly, on S* to O(1/d)."""
+    up, down = quartic_pair(rng, 1e-2)
+    found = (energies(up, d) - energies(down, d)) / 2.0
+    one, other = row_population(up, d), row_population(down, d)
+    claim = np.array([one.on - other.on, one.off - other.off]) / 2.0
+    inner, outer = (abs(x) for x in up.quartic_traces)
+    size = (float(np.sum(up.hessian**2)) * up.degree_tensor(4).max() + inner + outer) / d**2
+    on = closeness(claim[0], found[0], 60.0 / d, size) if d == FAR else 1.0
+    return min(on, closeness(claim[1], found[1], 1e-6, size / d))
 
 
 def symbolic() -> Iterator[Identity]:

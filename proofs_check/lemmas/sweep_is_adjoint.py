@@ -198,7 +198,9 @@ def refusals() -> bool:
     one, theta = Smooth(1, 1, 1), (np.ones(1), np.ones((1, 1)), np.ones(1))
     short = refuses(unroll, one, SGD(0.1), (np.ones((1, 1)), np.ones(1)), theta, [[0]], Window(0, 2))
     burst = refuses(unroll, one, SGD(1e300), (np.ones((1, 1)), np.full(1, 1e200)), theta, [[0]], Window(0, 1), kind=Diverged)
-    return bool(fine) and short and burst and all(refuses(*case) for case in bad)
+    usual = (SGD(0.1), Momentum(0.1), Adam(0.1)) == (SGD(0.1, 0.0), Momentum(0.1, 0.9, 0.0), Adam(0.1, 0.9, 0.999, 1e-8))
+    usual = usual and RandomWindow(3, 1) == RandomWindow(3, 1, 0)
+    return bool(fine) and usual and short and burst and all(refuses(*case) for case in bad)
 
 
 def symbolic() -> Iterator[Identity]:

@@ -71,9 +71,7 @@ def margin(
     n = per_d * d
     claim = predictions.teacher_rows(link, noise, d, n, preprocessing)
     found = np.array([claim.on, claim.off])
-    expected = formula(link, noise, d, n, preprocessing)
-    exact = closeness(found, expected, EXACT, np.sum(expected))
-    exact = min(exact, closeness([claim.fraction, claim.ratio], [expected[1] / expected.sum(), expected[1] / expected[0]], 1e-9))
+    exact = min(written(link, sigma, d, n, how) for sigma in (noise, noise + 0.7) for how in predictions.PREPROCESSING)
 
     w = directions(rng, REPLICATES, ROWS, d)
     if inside:
@@ -82,10 +80,17 @@ def margin(
     error = np.std(seen, axis=0, ddof=1) / math.sqrt(REPLICATES)
     sampled = 1.0 - float(np.max(np.abs(np.mean(seen, axis=0) - found) / (Z_LIMIT * error + ALLOWED * found)))
 
-    quadratic = HermiteLink(tuple(term for term in link.terms if sum(term[1]) == 2))
-    far = predictions.teacher_rows(quadratic, noise, FAR, per_d * FAR**2).ratio
-    leading = closeness(predictions.row_ratio_leading(quadratic, noise, FAR, per_d * FAR**2), far, 1e-4, far)
+    quadratic, many = HermiteLink(tuple(term for term in link.terms if sum(term[1]) == 2)), per_d * FAR**3
+    far = predictions.teacher_rows(quadratic, noise, FAR, many).ratio
+    leading = closeness(predictions.row_ratio_leading(quadratic, noise, FAR, many), far, 1e-4, far)
     return min(exact, sampled, leading, 1.0 if refusals(link) else -9.0)
+
+
+def written(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str) -> float:
+    """The code against the formula, and its two ratios."""
+    claim, expected = predictions.teacher_rows(link, noise, d, n, preprocessing), formula(link, noise, d, n, preprocessing)
+    ratios = closeness([claim.fraction, claim.ratio], [expected[1] / expected.sum(), expected[1] / expected[0]], 1e-9)
+    return min(closeness([claim.on, claim.off], expected, EXACT, np.sum(expected)), ratios)
 
 
 def refusals(link: HermiteLink) -> bool:

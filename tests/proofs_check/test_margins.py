@@ -24,7 +24,8 @@ def test_closeness_sees_the_worst_entry_and_a_zero_scale():
     assert closeness([0.0, 1.0], [0.0, 0.5], 1.0, [0.0, 1.0]) == 0.5
     assert closeness([1e-300, 1.0], [0.0, 1.0], 1.0, [0.0, 1.0]) == LOWEST
     assert closeness(1e300, 0.0, 1e-12, 1e-5) == LOWEST
-    assert math.isnan(closeness(math.nan, 0.0, 1.0))
+    assert closeness(math.nan, 0.0, 1.0) == LOWEST
+    assert min(1.0, closeness([0.0, math.nan], 0.0, 1.0)) == LOWEST
     with pytest.raises(ValueError, match="empty"):
         closeness([], [], 1.0)
 

@@ -1,0 +1,149 @@
+"""The assumptions A1 to A25 on a task as it is run: one row each, and one line that says whether the run lies inside them.
+
+    of_task      from the configuration alone: what N, d, r, L, J, the link and the budgets decide
+    of_encoded   from what T1 to T4 left as well: the starts, the random and the distilled points, retrained rows and biases
+    table        the rows of an experiment, and the line
+
+Full sample and labels enter (A1, A12) only where they fit in SAMPLE floats; what is not given is not judged, and the row says what is
+missing. Constants of the thresholds are ours (theory.margins.Thresholds).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sims.arrays import to_numpy
+from sims.lab.report import Cell, markdown_table, number
+from sims.pipeline import Encoded, Task, fresh_network
+from theory.assumptions import ASSUMPTIONS
+from theory.distill.leaves import Leaves
+from theory.margins import Experiment, Thresholds
+from theory.multi_index import draw_model
+
+HEADERS = ("assumption", "statement", "margin", "holds", "source")
+SAMPLE = 2**22
+
+
+@dataclass(frozen=True)
+class Row:
+    """One assumption: its margin (positive: holds with that much to spare, relative to its bound), or what is missing to judge it."""
+
+    name: str
+    statement: str
+    margin: float | None
+    holds: bool | None
+    source: str
+    missing: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Under HEADERS."""
+        if self.holds is None:
+            verdict = f"not judged: needs {', '.join(self.missing)}" if self.missing else "does not apply"
+        else:
+            verdict = "yes" if self.holds else "NO"
+        return [self.name, self.statement, None if self.margin is None else number(self.margin), verdict, self.source]
+
+
+@dataclass(frozen=True)
+class AssumptionTable:
+    """All rows, and what they come to."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def line(self) -> str:
+        """One line: how many hold, and each that does not with its margin."""
+        judged = [row for row in self.rows if row.holds is not None]
+        broken = [row for row in judged if not row.holds]
+        start = f"assumptions: {len(judged) - len(broken)} of {len(judged)} judged hold"
+        if not broken:
+            return f"{start}; {len(self.rows) - len(judged)} not judged"
+        names = "; ".join(f"{row.name} {row.statement} (margin {number(row.margin)})" for row in broken)
+        return f"{start}; this run lies outside {names}"
+
+    def markdown(self) -> str:
+        """For a report, the line below the table."""
+        return f"{markdown_table(HEADERS, [row.cells for row in self.rows])}\n{self.line}\n"
+
+    def plain(self) -> dict[str, Any]:
+        """For summary.json: margins by name, None where not judged."""
+        return {row.name: {"margin": row.margin, "holds": row.holds} for row in self.rows}
+
+
+def table(experiment: Experiment) -> AssumptionTable:
+    """Every assumption on one experiment."""
+    rows = []
+    for one in ASSUMPTIONS.values():
+        found = one(experiment)
+        if found is None:
+            rows.append(Row(one.name, one.statement, None, None, one.source, one.missing(experiment)))
+        else:
+            # JSON knows no infinities: the largest float stands for them.
+            value = float(np.clip(found.value, -np.finfo(float).max, np.finfo(float).max))
+            rows.append(Row(one.name, one.statement, value, found.holds, one.source))
+    return AssumptionTable(tuple(rows))
+
+
+def of_task(
+    task: Task, m1: int | None = None, accuracy: float | None = None, failure: float | None = None, thresholds: Thresholds | None = None
+) -> Experiment:
+    """From the configuration alone; index directions are drawn anew, for the margins do not depend on them.
+
+    m1        distilled points                     accuracy   test risk that the width should allow (A20)
+    failure   tolerated probability of failure at r = 1 (A17)
+    """
+    model = draw_model(task.d, task.r, task.link, np.random.default_rng(0), task.noise)
+    return Experiment(
+        model=model,
+        degree=model.link.degree,
+        samples=task.N,
+        width=task.L,
+        starts=task.J,
+        m1=m1,
+        preprocessed=task.preprocessing != "none",
+        decay=1.0,
+        distil_decay=1.0,
+        labels1=None if m1 is None else np.ones(m1),
+        accuracy=accuracy,
+        failure=failure,
+        thresholds=thresholds or Thresholds(),
+    )
+
+
+def of_encoded(encoded: Encoded, points: Any = None, features: Any = None, head: Any = None, **budgets: Any) -> Experiment:
+    """From what a run left: `points` distilled (M1, d), `features` Phi (M2, L) of the label inputs, `head` a_T; budgets as in `of_task`."""
+    task = encoded.task
+    m1 = None if points is None else points.shape[0]
+    model = draw_model(task.d, task.r, task.link, encoded.rng("model"), task.noise)  # the run's own, before it is moved and rounded
+    known = replace(of_task(task, m1, **budgets), model=model, theta0=_leaves(encoded.starts[0]), seeds=_seeds(encoded), **_sample(encoded))
+    if points is not None:
+        rows, biases = fresh_network(encoded, points, "retrain")
+        start = encoded.rng("points").standard_normal((points.shape[0], task.d))
+        known = replace(known, points=_host(points), points0=start, rows=_host(rows), biases=_host(biases))
+    optional = {"features": features, "head": head}
+    return replace(known, **{name: _host(value) for name, value in optional.items() if value is not None})
+
+
+def _host(x: Any) -> np.ndarray:
+    return to_numpy(x).astype(np.float64)
+
+
+def _leaves(theta: Leaves) -> Leaves:
+    return tuple(_host(x) for x in theta)
+
+
+def _seeds(encoded: Encoded) -> dict[str, tuple[int, ...]]:
+    """Each role's seed as one integer."""
+    words = {role: encoded.seeds[role].generate_state(4) for role in encoded.seeds}
+    return {role: (int.from_bytes(word.tobytes()),) for role, word in words.items()}
+
+
+def _sample(encoded: Encoded) -> dict[str, Any]:
+    """The whole training sample with its labels after preprocessing, where it fits."""
+    if encoded.task.N * encoded.task.d > SAMPLE:
+        return {}
+    parts: Sequence[Any] = [(x, encoded.residual(x, encoded.model.labels(x, xi))) for x, xi in encoded.stream]
+    return {"x": np.concatenate([_host(x) for x, _ in parts]), "y": np.concatenate([_host(y) for _, y in parts])}

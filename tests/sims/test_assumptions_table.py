@@ -1,0 +1,87 @@
+"""Rows of the assumptions for tasks as they are run: what a task decides, what a run adds, and what lies outside."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sims.assumptions_table import HEADERS, of_encoded, of_task, table
+from sims.pipeline import Task, distil_points, encode
+from theory.assumptions import ASSUMPTIONS
+
+TASK = Task(d=12, r=2, L=40, J=8, link="quadratic", samples=20.0, head_samples=500, validation=100, test=100, dtype="float64", chunk=512)
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    return encode(TASK, np.random.SeedSequence(3))
+
+
+def found(experiment):
+    return {row.name: row for row in table(experiment).rows}
+
+
+def test_a_task_decides_its_counts():
+    rows = found(of_task(TASK, m1=4))
+    assert list(rows) == list(ASSUMPTIONS)
+    kappa2 = 0.5  # of the quadratic link at r = 2, whose mean Hessian is diag(1, -1)
+    assert rows["A10"].margin == pytest.approx(TASK.N / (8.0 * 12**2 * kappa2 * 2) - 1.0)
+    assert rows["A17-sufficient"].margin == 0.0
+    assert rows["A17-sufficient"].holds
+    assert rows["A18"].margin == pytest.approx(40 * 8 / (10.0 * 2 * 12) - 1.0)
+    assert rows["A20"].holds is None
+    assert rows["A20"].missing == ("accuracy",)
+    assert rows["A10-raw"].cells[3] == "does not apply"
+    assert rows["A1"].cells[3] == "not judged: needs x"
+    assert not found(of_task(replace(TASK, r=1), m1=1, failure=1e-3))["A17"].holds
+
+
+def test_a_run_inside_and_a_run_outside():
+    inside = table(of_task(replace(TASK, samples=64.0, L=4000, J=16), m1=16))
+    assert all(row.holds for row in inside.rows if row.holds is not None)
+    assert "not judged" in inside.line
+    assert "outside" not in inside.line
+    outside = table(of_task(replace(TASK, samples=2.0, J=1, head_samples=200), m1=1))
+    assert "this run lies outside" in outside.line
+    assert all(f"{name} " in outside.line for name in ("A10", "A17", "A18"))
+    assert "\n" not in outside.line
+    odd = table(of_task(replace(TASK, link="odd"), m1=4)).line
+    assert "A6 " in odd
+
+
+def test_what_a_run_adds(encoded):
+    points = distil_points(encoded, 8)
+    rows = found(of_encoded(encoded, points))
+    for name in ("A1", "A2", "A3", "A4", "A8", "A9", "A12", "A13", "A14", "A15", "A16", "A19", "A24", "A25"):
+        assert rows[name].holds, (name, rows[name].margin)
+    assert rows["A21"].missing == ("features",)
+    spoiled = replace(of_encoded(encoded, points), points=np.zeros((8, 12)))
+    assert not found(spoiled)["A25"].holds
+
+
+def test_labels_as_they_are_lie_outside():
+    task = replace(TASK, link="linear-quadratic", preprocessing="one-shot")
+    rows = found(of_encoded(encode(task, np.random.SeedSequence(1))))
+    assert not rows["A12"].holds, "one-shot removal leaves a part of the linear one"
+    raw = found(of_encoded(encode(replace(task, preprocessing="none"), np.random.SeedSequence(1))))
+    assert raw["A10"].holds is None
+    assert raw["A10-raw"].holds is not None
+
+
+def test_single_precision_is_judged_like_double():
+    rows = found(of_encoded(encode(replace(TASK, dtype="float32"), np.random.SeedSequence(3))))
+    assert rows["A2"].holds
+    assert rows["A9"].margin is not None
+
+
+def test_it_can_be_stored_and_printed(encoded):
+    made = table(of_encoded(encoded, distil_points(encoded, 8)))
+    assert json.loads(json.dumps(made.plain(), allow_nan=False))["A13"] == {"margin": 1.0, "holds": True}
+    lines = made.markdown().splitlines()
+    assert lines[0] == "| " + " | ".join(HEADERS) + " |"
+    assert lines[-1] == made.line
+    assert len(lines) == len(ASSUMPTIONS) + 4
+    unlimited = table(replace(of_task(TASK), centred=True)).plain()["A18"]["margin"]
+    assert math.isfinite(unlimited)
