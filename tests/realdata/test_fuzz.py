@@ -199,6 +199,9 @@ def test_damaged_files(tmp_path: Path, kind: str, damage: str):
         line = refusal(name, root, split)
         assert line is not None or not hopeless
         assert line is None or str(root) in line
+        if seed == 0 and line is not None:
+            with watched(root):
+                assert any(check.fault for check in data.verify(name, root))
 
 
 # --- pickles that ask for more than data ----------------------------------------------------------------------------------------------
