@@ -1,6 +1,7 @@
 """Picture trees: classes and labels, sizes and colours, annotations, links, and the published trees where they are."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from realdata import data
+from realdata.data import cache
 from realdata.data.folders import decode
 from sims.lab.files import RunError
 from tests.realdata.files import picture, some_pixels, write_tiny, write_tree
@@ -149,6 +151,32 @@ def test_imagenet_and_its_subsets_are_known():
             data.source(name)
     with pytest.raises(RunError, match="unknown data set 'cifar10-64'"):
         data.source("cifar10-64")
+
+
+@pytest.mark.parametrize("name", ["imagenette", "imagewoof", "imagefruit", "imagemeow"])
+def test_subsets_are_read_from_a_tree_with_other_classes(tmp_path: Path, name: str):
+    """Labels follow the list of synsets, whatever else the tree holds."""
+    known, rng = data.source(f"{name}-8"), np.random.default_rng(0)
+    place = known.folders[-1]
+    tree = ("n00000001", *known.class_folders, "n99999999")
+    expected = write_tree(tmp_path / place, rng, tree, each=2)
+    for split in ("train", "test"):
+        images = data.load(f"{name}-8", tmp_path, split)
+        assert images.classes == known.classes
+        assert np.array_equal(images.labels, np.repeat(np.arange(10), 2))
+        assert np.array_equal(images.images, expected[split][2:-2])
+    with pytest.raises(RunError, match="has 12 class folders, expected 1000"):
+        data.load("imagenet1k", tmp_path / place, "train")
+
+
+def test_counts_are_checked_before_anything_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_tree(tmp_path, np.random.default_rng(0))
+    known = replace(data.source("folders:3x8x8:2"), counts={"train": 7})
+    monkeypatch.setitem(data.SOURCES, "mine", known)
+    monkeypatch.setattr(cache, "decode", None)
+    with pytest.raises(RunError, match="the train split has 6 images, expected 7"):
+        data.load("mine", tmp_path, "train")
+    assert "expected 7" in {c.file: c for c in data.verify("mine", tmp_path)}["(train)"].fault
 
 
 def test_verify_finds_the_picture_that_cannot_be_read(tmp_path: Path):
