@@ -36,7 +36,7 @@ def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> di
 
 @figures.styled
 def _law_figure(laws: Laws) -> Any:
-    figure, (left, middle, right) = figures.new_figure(3)
+    figure, (left, middle, right, last) = figures.new_figure(4)
     d = laws.series["d"]
     figures.points(left, d.x, d.y, d.intervals, "measured", 0)
     _guides(left, d, ((1.0, "slope 1 (theory)"), (0.0, "0, 2 (rivals)"), (2.0, None)))
@@ -50,16 +50,15 @@ def _law_figure(laws: Laws) -> Any:
         figures.points(middle, series.x, series.y, series.intervals, f"risk, {init} start", k)
     figures.log_log(middle, "width L", "labels M2*", widths.x)
     middle.set_title(_title("L", laws), fontsize=9)
-    for k, name in enumerate(CRITERIA):
-        series = laws.series[f"r_{name}"]
-        fit = laws.fits[f"r_{name}"]
-        figures.points(
-            right, series.x, series.y, series.intervals, f"{name.replace('_', ' ')}: {with_interval(fit.exponent, fit.interval)}", k
-        )
-        right.plot(series.x, np.array(series.predicted, float), color=figures.colour(k), lw=1.2)
-    figures.log_log(right, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series["r_common_mode"].x)
-    right.set_title("r: least points by criterion", fontsize=9)
-    for axis in (left, middle, right):
+    for axis, prefix, words in ((right, "r_", "population, L = infinity"), (last, "r_rows_", "rows from real samples")):
+        for k, name in enumerate(CRITERIA):
+            series, fit = laws.series[prefix + name], laws.fits[prefix + name]
+            text = f"{name.replace('_', ' ')}: {with_interval(fit.exponent, fit.interval)}"
+            figures.points(axis, series.x, series.y, series.intervals, text, k)
+            axis.plot(series.x, np.array(series.predicted, float), color=figures.colour(k), lw=1.2)
+        figures.log_log(axis, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series[prefix + CRITERIA[0]].x)
+        axis.set_title(f"r: least points, {words}", fontsize=9)
+    for axis in (left, middle, right, last):
         axis.legend()
     return figure
 
