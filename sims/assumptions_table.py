@@ -3,20 +3,21 @@
     of_task      from the configuration alone: what N, d, r, L, J, the link and the budgets decide
     of_encoded   from what T1 to T4 left as well: the starts, the random and the distilled points, retrained rows and biases
     table        the rows of an experiment, and the line
+    of_configs   every task among the trials of a sweep, from the configuration alone, and what they come to together
 
 Full sample and labels enter (A1, A12) only where they fit in SAMPLE floats; what is not given is not judged, and the row says what is
 missing. Constants of the thresholds are ours (theory.margins.Thresholds).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from sims.arrays import to_numpy
 from sims.lab.report import Cell, markdown_table, number
-from sims.pipeline import Encoded, Task, fresh_network
+from sims.pipeline import Encoded, Task, fresh_network, task_of
 from theory.assumptions import ASSUMPTIONS
 from theory.distill.leaves import Leaves
 from theory.margins import Experiment, Thresholds
@@ -125,6 +126,67 @@ def of_encoded(encoded: Encoded, points: Any = None, features: Any = None, head:
         known = replace(known, points=_host(points), points0=start, rows=_host(rows), biases=_host(biases))
     optional = {"features": features, "head": head}
     return replace(known, **{name: _host(value) for name, value in optional.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """The tables of all tasks of a sweep, by a line that names each task."""
+
+    tasks: Mapping[str, AssumptionTable]
+
+    def _by_assumption(self) -> dict[str, list[tuple[Row, str]]]:
+        found: dict[str, list[tuple[Row, str]]] = {}
+        for label, one in self.tasks.items():
+            for row in one.rows:
+                found.setdefault(row.name, []).append((row, label))
+        return found
+
+    def _judged(self) -> dict[str, list[tuple[Row, str]]]:
+        return {name: [pair for pair in pairs if pair[0].holds is not None] for name, pairs in self._by_assumption().items()}
+
+    @property
+    def line(self) -> str:
+        """One line: how many assumptions hold at every task, and where each other one fails by most."""
+        judged = {name: pairs for name, pairs in self._judged().items() if pairs}
+        broken = {name: [pair for pair in pairs if not pair[0].holds] for name, pairs in judged.items()}
+        outside = []
+        for name, pairs in broken.items():
+            if pairs:
+                worst, label = min(pairs, key=lambda pair: pair[0].margin or 0.0)
+                count = f"{len(pairs)} of {len(judged[name])} tasks"
+                outside.append(f"{name} {worst.statement} ({count}, margin {number(worst.margin)} at {label})")
+        start = f"assumptions: {len(judged) - len(outside)} of {len(judged)} judged hold at all {len(self.tasks)} tasks"
+        return f"{start}; outside: {'; '.join(outside)}" if outside else start
+
+    def markdown(self) -> str:
+        """assumptions.md: a row an assumption, with the task where its margin is least."""
+        cells: list[list[Cell]] = []
+        for name, pairs in self._judged().items():
+            row, label = min(pairs, key=lambda pair: pair[0].margin or 0.0, default=self._by_assumption()[name][0])
+            held = f"{sum(bool(one.holds) for one, _ in pairs)} of {len(pairs)}" if pairs else row.cells[3]
+            cells.append([name, row.statement, held, row.cells[2], label if pairs else None, row.source])
+        head = ("assumption", "statement", "tasks that hold", "least margin", "at", "source")
+        return f"# Assumptions of the theory at the tasks of this run\n\n{markdown_table(head, cells)}\n{self.line}\n"
+
+    def plain(self) -> dict[str, Any]:
+        """assumptions.json: the margins of every task."""
+        return {label: one.plain() for label, one in self.tasks.items()}
+
+
+def of_configs(configs: Iterable[Mapping[str, Any]]) -> SweepTable:
+    """The distinct tasks among trial configurations (those that hold every field of Task); M1 is the largest of `M1` or `m1`."""
+    names = [f.name for f in fields(Task)]
+    tasks: dict[str, AssumptionTable] = {}
+    for config in configs:
+        if all(name in config for name in names):
+            task, m1 = task_of(config), config.get("M1", config.get("m1"))
+            m1 = max(m1) if isinstance(m1, Sequence) else m1
+            parts = {"d": task.d, "r": task.r, "L": task.L, "J": task.J, "N": task.N, "M1": m1}
+            extra = [task.link, task.preprocessing, *([f"noise {task.noise:g}"] if task.noise else [])]
+            label = ", ".join([*(f"{name} = {value}" for name, value in parts.items() if value is not None), *extra])
+            if label not in tasks:
+                tasks[label] = table(of_task(task, m1))
+    return SweepTable(tasks)
 
 
 def _host(x: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import arg
 
 from sims.arrays import backend_name, runtime_words
+from sims.assumptions_table import of_configs
 from sims.lab.options import options
 from sims.lab.progress import progress
 from sims.lab.run import RunError, RunFolder, stored_config
@@ -105,7 +106,7 @@ def execute(program: Program, command: Run[Any]) -> None:
         sweeps, before = program.sweeps(config, backend), _seconds_before(folder)
         with progress(sum(len(sweep.configs) for sweep in sweeps), program.name) as bar:
             rows = run_sweeps(folder.store, sweeps, bar, executor)
-        _finish(program, folder, config, rows, round(before + monotonic() - began), backend)
+        _finish(program, folder, config, sweeps, rows, round(before + monotonic() - began), backend)
 
 
 def rebuild(programs: Mapping[str, Program], path: Path) -> None:
@@ -117,8 +118,9 @@ def rebuild(programs: Mapping[str, Program], path: Path) -> None:
     program = programs[name]
     config = parse(program, stored[name], f"{path} holds settings that this version does not know: use the version that wrote it")
     with RunFolder.open(path, stored, record=False) as folder:
-        rows = {sweep.kind: _stored(folder, sweep) for sweep in program.sweeps(config, backend)}
-        _finish(program, folder, config, rows, _seconds_before(folder), backend)
+        sweeps = program.sweeps(config, backend)
+        rows = {sweep.kind: _stored(folder, sweep) for sweep in sweeps}
+        _finish(program, folder, config, sweeps, rows, _seconds_before(folder), backend)
 
 
 def parse(program: Program, settings: Mapping[str, Any], otherwise: str) -> Any:
@@ -129,10 +131,15 @@ def parse(program: Program, settings: Mapping[str, Any], otherwise: str) -> Any:
         raise RunError(otherwise) from error
 
 
-def _finish(program: Program, folder: RunFolder, config: Any, rows: Rows, seconds: int, backend: str) -> None:
+def _finish(program: Program, folder: RunFolder, config: Any, sweeps: Sequence[Sweep], rows: Rows, seconds: int, backend: str) -> None:
     counts = sum(map(len, rows.values())), sum(len(failures(group)) for group in rows.values())
     facts = Facts(*counts, seconds, backend)
     program.finish(folder, config, rows, facts)
+    assumptions = of_configs(config for sweep in sweeps for config in sweep.configs)
+    if assumptions.tasks:
+        folder.write("assumptions.json", json.dumps(assumptions.plain(), indent=1) + "\n")
+        folder.write("assumptions.md", assumptions.markdown())
+        print(assumptions.line)
     print(f"{facts.trials} trials, {facts.failed} failed, {facts.seconds} s, {facts.backend}\nreport: {folder.path / 'report.md'}")
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from sims.lab.files import atomic_write, make_folder
 
-RESULT_SCHEMA = 1  # raise it when the meaning of a stored result changes: every trial then runs anew
+RESULT_SCHEMA = 2  # raise it when the meaning of a stored result changes: every trial then runs anew
 RESERVED = frozenset({"kind", "version", "failed", "digest"})
 
 Row = dict[str, Any]

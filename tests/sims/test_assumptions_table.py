@@ -2,12 +2,12 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from sims.assumptions_table import HEADERS, of_encoded, of_task, table
+from sims.assumptions_table import HEADERS, of_configs, of_encoded, of_task, table
 from sims.pipeline import Task, distil_points, encode
 from theory.assumptions import ASSUMPTIONS
 
@@ -85,3 +85,23 @@ def test_it_can_be_stored_and_printed(encoded):
     assert len(lines) == len(ASSUMPTIONS) + 4
     unlimited = table(replace(of_task(TASK), centred=True)).plain()["A18"]["margin"]
     assert math.isfinite(unlimited)
+
+
+def test_a_sweep_names_the_task_that_lies_furthest_outside():
+    """Two tasks, one with a link that one step cannot see: A6 fails there and holds at the other."""
+    configs = [asdict(TASK) | {"m1": [2, 8], "draw": k} for k in range(3)] + [asdict(replace(TASK, link="odd")) | {"M1": 4}, {"d": 3}]
+    made = of_configs(configs)
+    assert len(made.tasks) == 2, "draws of one task are one task, other trials none"
+    assert [("M1 = 8" in label, "M1 = 4" in label) for label in made.tasks] == [(True, False), (False, True)]
+    assert "A6" in made.line
+    assert "1 of 2 tasks" in made.line
+    assert "odd" in made.line[made.line.index("A6") :]
+    assert "\n" not in made.line
+    rows = {line.split(" | ")[0].strip("| "): line for line in made.markdown().splitlines()}
+    assert "| 1 of 2 |" in rows["A6"]
+    assert "| 2 of 2 |" in rows["A2"]
+    assert json.loads(json.dumps(made.plain(), allow_nan=False)).keys() == made.tasks.keys()
+    alone = of_configs(configs[:1])
+    assert {name: row.margin for name, row in zip(("A2",), [alone.tasks[next(iter(alone.tasks))].rows[1]], strict=True)}["A2"] == (
+        table(of_task(TASK, 8)).rows[1].margin
+    )
