@@ -16,6 +16,7 @@ from realdata.augment import AUGMENTATIONS
 from realdata.checks import at_least, one_of, positive, share
 from realdata.data import source
 from realdata.networks import ConvNetConfig
+from realdata.preprocess import TRANSFORMS
 from sims.lab.files import RunError
 from sims.lab.options import options
 from theory.distill.adaptive import CHANGES, PLACEMENTS, PROFILES, SCORES, AdaptiveWindow
@@ -27,7 +28,6 @@ from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow, Win
 PRESETS = Path(__file__).parent / "presets"
 METHODS = ("rat-bptt", "t-bptt", "bptt", "at-bptt")
 OPTIMISERS = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
-TRANSFORMS = ("standardise", "zca")
 INITS = ("noise", "real")
 
 
@@ -68,7 +68,7 @@ class DistillConfig:
     """Everything that determines a distilled set. Lengths are in optimiser steps, sizes in images, learning rates per step."""
 
     dataset: str
-    """Data set: cifar10 or mnist."""
+    """Data set: a named one (cifar10, mnist, tiny-imagenet, imagenette-64, ..) or your own, e.g. folders:3x64x64:10."""
     method: str = "rat-bptt"
     """rat-bptt (window at a random place), t-bptt (the last steps), bptt (all steps) or at-bptt (place and length by gradient norms)."""
     ipc: int = 1
@@ -79,7 +79,7 @@ class DistillConfig:
     transform: str = "zca"
     """Preprocessing fitted on the training part: zca or standardise."""
     augment: str = "auto"
-    """Warps of distilled and real images: none, flip, rotate, flip-rotate; auto leaves out flips where they change the class."""
+    """Warps of distilled and real images: none, flip, rotate, flip-rotate, dsa, ..; auto leaves out flips where they change the class."""
     init: str = "noise"
     """First images: noise, or real (random training images)."""
     init_norm: float = 1.0

@@ -23,6 +23,7 @@ from realdata.artefact import FOLDER, DistilledSet, write_set
 from realdata.checkpoint import CurvePoint, RunState, read_checkpoint, write_checkpoint
 from realdata.checks import at_least
 from realdata.config import DistillConfig, as_settings
+from realdata.data import cache_folder
 from realdata.preprocess import Transform, fit, load_transform
 from realdata.protocol import accuracy, train
 from realdata.task import Split, Task, build, check, device_named, hard_labels, stream, training_split
@@ -46,6 +47,8 @@ class Runtime:
     """Processor threads; 0 leaves it to PyTorch."""
     chunk: int = 64
     """Real images worked on at a time (64 suits a processor, 500 a GPU)."""
+    compiled: bool = False
+    """Compile the training step and its second-order product: a minute at the start, then faster steps (a C++ compiler is needed)."""
     checkpoint_every: int = 10
     """Updates between two checkpoints."""
 
@@ -68,7 +71,7 @@ def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resum
         if split is None:
             return folder.path / FOLDER
         transform = _transform(config, split, folder)
-        task = build(config, split, transform, device, runtime.chunk)
+        task = build(config, split, transform, device, runtime.chunk, runtime.compiled)
         state = read_checkpoint(folder.path, device) or RunState(start(task.distiller, task.first), task.first)
         worked = state.seconds
 
@@ -92,8 +95,8 @@ def _transform(config: DistillConfig, split: Split, folder: RunFolder) -> Transf
             return load_transform(safetensors.numpy.load(path.read_bytes()))
         except safetensors.SafetensorError as error:
             raise RunError(f"{path} is damaged ({error}): remove it, it will be made again") from error
-    transform = fit(config.transform, split.fitted.images)
-    folder.write(TRANSFORM, safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in transform.tensors().items()}))
+    transform = fit(config.transform, split.fitted.images, cache_folder())
+    folder.write(TRANSFORM, safetensors.numpy.save({name: np.array(x, order="C") for name, x in transform.tensors().items()}))
     return transform
 
 

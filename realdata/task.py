@@ -74,7 +74,7 @@ def augmentation(config: DistillConfig) -> Augment:
     return Augment(automatic if config.augment == "auto" else config.augment)
 
 
-def training_problem(config: DistillConfig, labels: torch.Tensor | None, device: torch.device) -> ModuleProblem:
+def training_problem(config: DistillConfig, labels: torch.Tensor | None, device: torch.device, compiled: bool = False) -> ModuleProblem:
     """Training the configured network on a set of `ipc` images a class, with fixed labels or (None) logits in the set."""
     source = data.source(config.dataset)
     return ModuleProblem(
@@ -85,6 +85,7 @@ def training_problem(config: DistillConfig, labels: torch.Tensor | None, device:
         augment=augmentation(config),
         batch_per_class=config.batch_per_class,
         device=device,
+        compiled=compiled,
     )
 
 
@@ -124,10 +125,10 @@ def check(config: DistillConfig, split: Split) -> None:
     convnet(config.network, split.source.shape, len(split.source.classes))
 
 
-def build(config: DistillConfig, split: Split, transform: Transform, device: torch.device, chunk: int) -> Task:
+def build(config: DistillConfig, split: Split, transform: Transform, device: torch.device, chunk: int, compiled: bool = False) -> Task:
     """The task of a configuration."""
     labels = None if config.learn_labels else hard_labels(len(split.source.classes), config.ipc)
-    problem = training_problem(config, labels, device)
+    problem = training_problem(config, labels, device, compiled)
     images, classes = on_device(transform, split.fitted, device)
     rows = stream(config.seed, "curve").permutation(len(split.held_out))[: config.curve_images]
     return Task(

@@ -82,9 +82,9 @@ def teacher_rows(model: MultiIndexModel, stream: GaussianStream, residual: Resid
     for x, xi in stream:
         y = residual(x, model.labels(x, xi))
         for start in range(0, x.shape[0], block):
-            part = x[start : start + block, :]
-            gated = xp.matmul(part, w.T, out=z[: part.shape[0], :])
-            rows += _gate_weights(gated, y[start : start + block]).T @ part
+            stop = min(start + block, x.shape[0])
+            part = x[start:stop, :]
+            rows += _gate_weights(xp, part, w, y[start:stop], z[: stop - start, :]).T @ part
     return xp.astype(rows / stream.n, w.dtype)
 
 
@@ -92,7 +92,7 @@ def _samples_in_cache(stream: GaussianStream, w: Array) -> int:
     """Rows of a block: (n, K) within BLOCK_BYTES, but enough of them that adding up K d sums a block costs little beside 4 n K d."""
     if is_cupy(stream.xp):
         return min(stream.chunk, stream.n)
-    return min(stream.chunk, stream.n, max(LEAST_BLOCK, BLOCK_BYTES // (w.shape[0] * w.dtype.itemsize)))
+    return min(stream.chunk, stream.n, max(LEAST_BLOCK, BLOCK_BYTES // (w.shape[0] * np.dtype(stream.dtype).itemsize)))
 
 
 @cache
@@ -102,11 +102,14 @@ def _device_gate() -> Any:
     return cupy.ElementwiseKernel("T z, T y", "T out", "out = z >= 0 ? y : (T)0", "gate_weights")
 
 
-def _gate_weights(z: Array, y: Array) -> Array:
-    """y_n 1{z_ni >= 0}, in the storage of z where the namespace allows it: one read and one write of the chunk."""
-    if hasattr(z, "get"):
+def _gate_weights(xp: Any, x: Array, w: Array, y: Array, z: Array) -> Array:
+    """y_n 1{w_i.x_n >= 0}, in the storage of z (n, K) where the namespace can write into it: one read and one write after the product."""
+    if is_cupy(xp):
+        z = xp.matmul(x, w.T, out=z)
         return _device_gate()(z, y[:, None], z)
-    return np.multiply(z >= 0, y[:, None], out=z)
+    if isinstance(z, np.ndarray):
+        return np.multiply(np.matmul(x, w.T, out=z) >= 0, y[:, None], out=z)
+    return xp.where(x @ w.T >= 0, y[:, None], xp.zeros_like(z))
 
 
 @dataclass(frozen=True, eq=False)

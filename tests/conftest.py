@@ -9,6 +9,7 @@ data_root   the folder of image data: $DISTILL_DATA, or `shared/data` in or besi
 
 import importlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def _namespace(name: str) -> Any:
 def xp(request: pytest.FixtureRequest) -> Any:
     """An array namespace."""
     return _namespace(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache of decoded images and transforms; child processes inherit this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -71,8 +71,9 @@ def margin(
         return exact
     slope = closeness(log_slope(etas, gaps), 1.0, SLOPE)
     cosines = np.array([float(np.sum(one * dc)) / (norm((one,)) * norm((dc,)) or 1.0) for one in found])
-    # |u - v| <= e |v| puts the angle below arcsin e, so 1 - cos <= e^2.
-    return min(exact, slope, at_most(1.0 - cosines, (gaps / norm((dc,))) ** 2, EXACT))
+    # |u - v| <= e |v| with e <= 1 puts the angle below arcsin e, so 1 - cos <= e^2; a larger e says nothing.
+    e = gaps / norm((dc,))
+    return min(exact, slope, at_most(1.0 - cosines, np.where(e <= 1.0, e**2, 2.0), EXACT))
 
 
 def symbolic() -> Iterator[Identity]:

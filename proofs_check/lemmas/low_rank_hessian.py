@@ -60,7 +60,7 @@ def margin(
 
 
 def fresh() -> bool:
-    """A sketch serves until it is too old or the gradient has moved too far."""
+    """A sketch serves until it is too old or the parameters have moved too far."""
     how = LowRankHessian(1, max_age=3, max_drift=0.5)
     g = np.array([2.0, 0.0])
     one = how.sketch(lambda v: v, 5, (g,), np.random.default_rng(0))

@@ -1,5 +1,7 @@
 """Two-phase distillation against its direct formulas, central differences, one autograd graph, and negative controls."""
 
+import array_api_compat.numpy as np_compat
+import array_api_strict
 import numpy as np
 import pytest
 import torch
@@ -98,8 +100,10 @@ def test_teacher_rows_are_the_direct_sum_and_the_network_s_gradient(case, half, 
 
 
 def test_a_gate_is_open_on_its_boundary():
-    z, y = np.array([[0.0, -1.0, 2.0]]), np.array([3.0])
-    np.testing.assert_array_equal(two_phase._gate_weights(z, y), [[3.0, 0.0, 3.0]])
+    x, w, y = np.array([[1.0]]), np.array([[0.0], [-1.0], [2.0]]), np.array([3.0])
+    for xp in (np_compat, array_api_strict):
+        moved = (xp.asarray(part) for part in (x, w, y, np.empty((1, 3))))
+        np.testing.assert_array_equal(np.asarray(two_phase._gate_weights(xp, *moved)), [[3.0, 0.0, 3.0]])
 
 
 # One matching step.
