@@ -9,7 +9,6 @@ import tyro
 from sims.encode.experiment import Encode, encode_trial
 from sims.lab.options import preset_options
 from sims.lab.sweep import attempt
-from sims.lab.workers import executor_for
 
 PRESETS = Path(__file__).parents[2] / "sims" / "presets" / "encode"
 TEACHER = {2: 0.03, 3: 0.03, 4: 0.05}
@@ -20,7 +19,7 @@ TEACHER = {2: 0.03, 3: 0.03, 4: 0.05}
 def test_the_distilled_set_trains_a_fresh_network_almost_as_well_as_the_full_data(r: int) -> None:
     config = tyro.cli(Encode, args=preset_options(PRESETS, f"r{r}"))
     assert config.seeds >= 8
-    outcomes = [outcome for _, outcome in executor_for(2)([(encode_trial, trial) for trial in config.configs("numpy")])]
+    outcomes = [attempt(encode_trial, trial) for trial in config.configs("numpy")]
     assert all(outcome.failed is None for outcome in outcomes)
     risk = {name: float(np.median([o.result[f"risk_{name}"] for o in outcomes])) for name in ("teacher", "distilled")}
     assert risk["teacher"] <= TEACHER[r]
