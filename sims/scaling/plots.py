@@ -198,10 +198,10 @@ def _baseline_figure(scaling: Scaling, rows: dict[str, list[Row]]) -> Any:
     for k, (name, label) in enumerate(REPRESENTATIONS.items()):
         risks = [float(np.median([row[f"risk_{name}"] for row in group])) for group in groups]
         axis.plot(range(len(groups)), risks, "os^vD*Phx"[k] + "-", ms=4, lw=0.9, color=figures.colour(k), label=label)
-    names = [f"{g[0]['d']}, {g[0]['r']}, {g[0]['L']}\n{g[0]['floats_distilled']}" for g in groups]
+    names = ["\n".join(str(g[0][name]) for name in ("d", "r", "L", "floats_distilled")) for g in groups]
     axis.set_xticks(range(len(groups)), names, fontsize=7)
     axis.set_yscale("log")
-    axis.set_xlabel("task d, r, L and floats of the distilled set")
+    axis.set_xlabel("task, from above: d, r, L, floats of the distilled set")
     axis.set_ylabel("median test risk")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
