@@ -74,8 +74,8 @@ def quartic(rng: np.random.Generator) -> float:
 
     found = float((on(pair[0]) - on(pair[1]))[0])
     claim = point_population(pair[0], FAR).on - point_population(pair[1], FAR).on
-    size = float(np.sum(pair[0].hessian ** 2)) * pair[0].degree_tensor(4).max() / FAR**3
-    return closeness(claim, found, 60.0 / FAR, size)
+    size = float(np.sum(pair[0].hessian ** 2)) * float(np.linalg.norm(pair[0].degree_tensor(4))) / FAR**3
+    return closeness(claim, found, 10.0 / FAR, size)
 
 
 def margin(

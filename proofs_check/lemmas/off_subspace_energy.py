@@ -68,8 +68,8 @@ def quartic(rng: np.random.Generator, d: int) -> float:
     one, other = row_population(up, d), row_population(down, d)
     claim = np.array([one.on - other.on, one.off - other.off]) / 2.0
     inner, outer = (abs(x) for x in up.quartic_traces)
-    size = (float(np.sum(up.hessian**2)) * up.degree_tensor(4).max() + inner + outer) / d**2
-    on = closeness(claim[0], found[0], 60.0 / d, size) if d == FAR else 1.0
+    size = (float(np.sum(up.hessian**2)) * float(np.linalg.norm(up.degree_tensor(4))) + inner + outer) / d**2
+    on = closeness(claim[0], found[0], 10.0 / d, size) if d == FAR else 1.0
     return min(on, closeness(claim[1], found[1], 1e-6, size / d))
 
 

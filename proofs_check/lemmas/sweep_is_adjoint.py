@@ -257,5 +257,4 @@ LEMMA = Lemma(
         "theory.distill.inner_optim",
         "theory.distill.truncation",
     ),
-    waits="TESLA's frozen-cotangent gradient, equal to the sweep at one step only: waits for trajectory matching",
 )
