@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 from tyro.conf import arg
@@ -15,6 +14,7 @@ from tyro.conf import arg
 from proofs_check import records, registry, runner, show
 from proofs_check.page import write_page
 from sims.lab.files import RunError
+from sims.lab.options import parse_words
 from sims.lab.progress import progress
 from sims.lab.run import main_guard
 
@@ -32,7 +32,7 @@ class Options:
     replay: Path | None = None
     """A counterexample file of an earlier run: evaluates that one instance again."""
     json: Path | None = None
-    """Where to write the whole report as JSON."""
+    """Where to write the whole report as JSON; report.json in --out by default."""
     out: Path = Path("results/proofs_check")
     """Folder for the report page (report.md, report.html) and for the counterexamples of failing properties."""
     own: Annotated[tuple[Path, ...], arg(name="with")] = ()
@@ -70,15 +70,15 @@ def run(options: Options, console: Console) -> int:
             console.print(f"{outcome.lemma}: counterexample in {path}", markup=False, highlight=False, soft_wrap=True)
     page, _ = write_page(options.out, chosen, outcomes, waiting, title)
     console.print(f"statements and checks in {page}", markup=False, highlight=False, soft_wrap=True)
-    if options.json is not None:
-        records.write_json(options.json, records.report(chosen, outcomes, waiting, profile, options.seed))
-        console.print(f"report in {options.json}", markup=False, highlight=False, soft_wrap=True)
+    place = options.json or options.out / "report.json"
+    records.write_json(place, records.report(chosen, outcomes, waiting, profile, options.seed))
+    console.print(f"numbers in {place}", markup=False, highlight=False, soft_wrap=True)
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 
 @main_guard
 def main() -> None:
-    options = tyro.cli(Options, prog="python -m proofs_check")
+    options = parse_words(Options, sys.argv[1:], "python -m proofs_check")
     with tempfile.TemporaryDirectory() as scratch:
         # Hypothesis caches what it reads from the sources; without this it would leave a folder where the user stands.
         os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", scratch)

@@ -43,7 +43,7 @@ def margin(
         x = rng.standard_normal((n, m, size)) + shift
         if paired:
             x[:, m - m // 2 :] = -x[:, : m // 2]
-        return x * np.where(rng.random((n, m, 1)) < 0.5, -1.0, 1.0) if signs else x
+        return x
 
     mean = np.mean(draw(DRAWS, m1, r), axis=1)
     energy = sampled_mean(np.sum(mean**2, axis=1) / 4.0 * (2.0 * math.pi * r), common_mode_ratio(r, m1))
@@ -52,7 +52,8 @@ def margin(
     x = draw(1, m1, r)[0]
     reflected, xbar = second_moments(x, [m1])[0], np.mean(x, axis=0)
     gate = rng.standard_normal((DIRECTIONS, r)) @ x.T >= 0
-    rows = gate @ x / m1
+    labels = np.where(rng.random(m1) < 0.5, -1.0, 1.0) if signs else np.ones(m1)
+    rows = (gate * labels) @ x / m1
     products = (rows[:, :, None] * rows[:, None, :]).reshape(DIRECTIONS, -1)
     split = sampled_mean(products, (reflected + np.outer(xbar, xbar) / 4.0).ravel())
 
@@ -105,7 +106,7 @@ LEMMA = Lemma(
         Control("order_r2_points", "M1 = 2 r", {"points": st.just(0.0), "r": st.integers(4, 6)}),
         Control("centred_points", "mean 0.5 to 1", {"shift": st.floats(0.5, 1.0)}),
         Control("independent_points", "points in pairs x, -x", {"paired": st.just(True), "m1": st.integers(2, 24)}),
-        Control("constant_labels", "labels +1 or -1 at random", {"signs": st.just(True)}),
+        Control("constant_labels", "labels +1 or -1 at random", {"signs": st.just(True), "r": st.integers(2, 6), "m1": st.integers(8, 24)}),
     ),
     examples=30,
     code=("theory.predictions.common_mode_ratio",),

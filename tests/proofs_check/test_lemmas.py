@@ -27,7 +27,6 @@ def outcome(lemma):
 
 NOT_NEEDED = {
     "arc-cosine-kernel": {"row_norms"},
-    "common-mode": {"constant_labels"},
     "dc-dd-agree": {"symmetric_init"},
 }
 """Assumptions that turned out not to be needed."""
