@@ -42,7 +42,7 @@ class Scaling:
     rows_L: int = 1024  # width of the network that the points of the real rows are matched to
     rows_samples: float = 64.0  # N / d^2 of the real rows
     rows_diversity: float = 32.0  # L J/(r d) of the real rows; the plain set needs L J >> r^2 d
-    rows_seeds: int = 4  # seeds of the real rows at each r
+    rows_seeds: int = 8  # seeds of the real rows at each r
     baseline_seeds: int = 2  # seeds of the baselines at each task of the risk sweep
     seeds: int = 16  # seeds of each real-sample task
     spectrum_draws: int = 1280  # draws of the spectrum sweep times r: the standard error of M1* is then about the same at every r
