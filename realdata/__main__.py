@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from realdata import data, distill, evaluate
+from realdata import compare, data, distill, evaluate
 from realdata.artefact import read_set
 from realdata.config import PRESETS, DistillConfig
 from realdata.distill import Runtime
@@ -65,14 +65,36 @@ class Evaluate:
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
 
-Command = Annotated[Data, subcommand("data")] | Annotated[Distill, subcommand("distill")] | Annotated[Evaluate, subcommand("evaluate")]
+@dataclass(frozen=True)
+class Compare:
+    """Distil with several arms of truncated backpropagation and compare them; the same command goes on after an interruption."""
+
+    config: Annotated[DistillConfig, arg(name="")]
+    comparison: Annotated[compare.Comparison, arg(name="")] = field(default_factory=compare.Comparison)
+    root: Path | None = None
+    """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
+    out: Path = Path("results/compare")
+    """Folder of the comparison; its runs lie in it."""
+    preset: str | None = None
+    """Settings to start from: cpu, ablation, tiny or a .toml file; options on the command line win."""
+    resume: bool = True
+    """Go on with the comparison in --out; --no-resume refuses a folder that holds one."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
+Command = (
+    Annotated[Data, subcommand("data")]
+    | Annotated[Distill, subcommand("distill")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Compare, subcommand("compare")]
+)
 
 
 @main_guard
 def main(words: list[str] | None = None) -> None:
     """Runs the command in `words` (the command line by default)."""
     words = list(sys.argv[1:] if words is None else words)
-    command = parse_words(Command, with_preset(words, {"distill": PRESETS}), "python -m realdata")
+    command = parse_words(Command, with_preset(words, {"distill": PRESETS, "compare": PRESETS / "compare"}), "python -m realdata")
     match command:
         case Data():
             verify(command)
@@ -83,6 +105,10 @@ def main(words: list[str] | None = None) -> None:
             if command.preset is None and device_named(command.runtime.device).type == "cpu":
                 print("note: the settings without a preset are those of a GPU run; --preset cpu takes minutes", file=sys.stderr)
             report(out, distill.run(config, root, out, command.runtime, resume=command.resume))
+        case Compare():
+            root = command.root or data.default_root(command.config.dataset)
+            place = compare.run(command.config, command.comparison, root, command.out, command.runtime, resume=command.resume)
+            print(f"report: {place}")
         case Evaluate():
             root = command.root or data.default_root(read_set(command.artefact).config.dataset)
             print(f"results: {evaluate.run(command.artefact, root, command.evaluation, command.runtime, command.json)}")

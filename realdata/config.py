@@ -22,13 +22,14 @@ from sims.lab.options import options
 from theory.distill.adaptive import CHANGES, PLACEMENTS, PROFILES, SCORES, AdaptiveWindow
 from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import SGD, Adam, InnerOptimiser, Momentum
-from theory.distill.stages import StageClock
+from theory.distill.stages import Stage, StageClock
 from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow, WindowPolicy
 
 PRESETS = Path(__file__).parent / "presets"
 METHODS = ("rat-bptt", "t-bptt", "bptt", "at-bptt")
 OPTIMISERS = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
 INITS = ("noise", "real")
+STAGES = ("clock", *(stage.value for stage in Stage))
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class AdaptiveConfig:
     """Whether a position is a window's end or its start."""
     profile: str = "previous"
     """Gradient norms of the previous update's run, or of the current one (which keeps the states of all T steps)."""
+    stage: str = "clock"
+    """Stages move by the clock, or it is one that stays: early, middle or late."""
     early_gain: float = 1.5
     """Points of held-out accuracy; slower measurements count towards the middle stage."""
     middle_gain: float = 1.0
@@ -61,6 +64,7 @@ class AdaptiveConfig:
         one_of(CHANGES, change=self.change)
         one_of(PLACEMENTS, placement=self.placement)
         one_of(PROFILES, profile=self.profile)
+        one_of(STAGES, stage=self.stage)
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class DistillConfig:
     """T: longest unroll of training on the set."""
     window: int = 60
     """M: differentiated steps of an unroll (all T for bptt, on average for at-bptt)."""
+    window_spread: int = 0
+    """rat-bptt: the window's length is drawn too, uniform within so many steps of `window`."""
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
     hessian_rank: int | None = None
     """Rank of a low-rank Hessian in the reverse sweep; exact by default, 0 leaves curvature out."""
@@ -137,19 +143,26 @@ class DistillConfig:
     def windows(self) -> WindowPolicy | AdaptiveWindow:
         """The truncation of the method."""
         match self.method:
+            case "rat-bptt":
+                return RandomWindow(self.horizon, self.window, spread=self.window_spread)
             case "bptt":
                 return FullWindow(self.horizon)
             case "at-bptt":
                 a = self.adaptive
                 return AdaptiveWindow(self.horizon, self.window, a.spread, a.temperature, a.scores, a.change, a.placement, a.profile)
-        return (RandomWindow if self.method == "rat-bptt" else FixedWindow)(self.horizon, self.window)
+        return FixedWindow(self.horizon, self.window)
 
     def clock(self) -> StageClock | None:
-        """The stages of at-bptt, moved by the measurements of the learning curve."""
-        if self.method != "at-bptt":
+        """The stages of at-bptt, moved by the measurements of the learning curve; None where there are none or one stays."""
+        if self.method != "at-bptt" or self.adaptive.stage != "clock":
             return None
         a, measurements = self.adaptive, -(-self.outer_steps // self.curve_every)
         return StageClock(measurements, a.early_gain, a.middle_gain, a.early_share, a.middle_share)
+
+    @property
+    def first_stage(self) -> Stage:
+        """The stage that an adaptive window begins in."""
+        return Stage.EARLY if self.adaptive.stage == "clock" else Stage(self.adaptive.stage)
 
     def hessian(self) -> LowRankHessian | None:
         """The stand-in for the Hessian, None for the exact sweep."""

@@ -2,6 +2,7 @@
 
 DIR/config.toml, env.json      the run (sims.lab)          DIR/checkpoint.safetensors   its state, replaced every few steps
 DIR/transform.safetensors      fitted once                 DIR/figures/                 curve.csv, curve.png, curve.pdf
+DIR/steps.csv                  what every outer step did and took (realdata.steps)
 DIR/distilled/                 the finished set: the one with the best held-out accuracy among those measured      DIR/summary.json
 """
 
@@ -26,6 +27,7 @@ from realdata.config import DistillConfig, as_settings
 from realdata.data import cache_folder
 from realdata.preprocess import Transform, fit, load_transform
 from realdata.protocol import accuracy, train
+from realdata.steps import StepLog
 from realdata.task import Split, Task, build, check, device_named, hard_labels, stream, training_split
 from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
@@ -72,18 +74,19 @@ def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resum
             return folder.path / FOLDER
         transform = _transform(config, split, folder)
         task = build(config, split, transform, device, runtime.chunk, runtime.compiled)
-        state = read_checkpoint(folder.path, device) or RunState(start(task.distiller, task.first), task.first)
-        worked = state.seconds
+        state = read_checkpoint(folder.path, device) or RunState(start(task.distiller, task.first, config.first_stage), task.first)
+        worked, log = state.seconds, StepLog.open(folder.path, state.outer.step, device)
 
         def save(state: RunState) -> RunState:
             state = replace(state, seconds=worked + clock() - began)
+            log.save(folder)
             write_checkpoint(folder.path, state)
             folder.write("figures/curve.csv", curve_csv(state))
             return state
 
         with progress(config.outer_steps, f"distil {config.dataset}") as bar:
             bar.skip(state.outer.step)
-            state = _loop(config, task, state, runtime, save, bar)
+            state = _loop(config, task, state, runtime, save, bar, log)
         return _finish(config, split, transform, state, folder)
 
 
@@ -101,12 +104,13 @@ def _transform(config: DistillConfig, split: Split, folder: RunFolder) -> Transf
 
 
 def _loop(
-    config: DistillConfig, task: Task, state: RunState, runtime: Runtime, save: Callable[[RunState], RunState], bar: Meter
+    config: DistillConfig, task: Task, state: RunState, runtime: Runtime, save: Callable[[RunState], RunState], bar: Meter, log: StepLog
 ) -> RunState:
     """Outer steps until config.outer_steps are done; what is finished is stored before any error or Ctrl-C goes on."""
 
     def onward() -> Iterator[Record]:
-        return distil(task.problem, task.objective, task.distiller, state.outer, config.seed, config.outer_steps)
+        timed = log.problem(task.problem), log.objective(task.objective)
+        return distil(*timed, task.distiller, state.outer, config.seed, config.outer_steps)
 
     records = onward()
     try:
@@ -119,7 +123,9 @@ def _loop(
                 return save(state)
             if step % runtime.checkpoint_every == 0:
                 save(state)
+            began = time.monotonic()
             record = next(records)
+            log.add(record, time.monotonic() - began)
             state = replace(state, outer=record.state, losses=(*state.losses, record.value))
             bar.advance(note=_note(record.value, state))
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ objective is read at theta_stop and nothing runs after it. A policy draws one wi
     FullWindow     [0, T)                                   BPTT
     FixedWindow    [start, start + M)                       T-BPTT (start = T - M unless given)
     RandomWindow   [c, c + M), c uniform on {first..T - M}  RaT-BPTT (Feng, Vedantam, Kempe, arXiv:2311.07025, section 3)
+                   with a spread d > 0, M is drawn first, uniform on {M - d..M + d}: a control of adaptive lengths, ours
 """
 
 from dataclasses import dataclass
@@ -85,15 +86,22 @@ class FixedWindow:
 
 @dataclass(frozen=True)
 class RandomWindow:
-    """A window of fixed length, its start uniform on {first, ..., horizon - length}."""
+    """A window of a length within `spread` of `length`, its start uniform on {first, ..., horizon - its length}."""
 
     horizon: int
     length: int
     first: int = 0
+    spread: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.horizon, self.length, self.first)
+        if self.spread < 0:
+            raise ValueError(f"the spread of window lengths must be >= 0: spread={self.spread}")
+        for length in (self.length - self.spread, self.length + self.spread):
+            _check(self.horizon, length, self.first)
 
     def draw(self, rng: np.random.Generator) -> Window:
-        start = int(rng.integers(self.first, self.horizon - self.length + 1))
-        return Window(start, start + self.length)
+        length = self.length
+        if self.spread:
+            length += int(rng.integers(-self.spread, self.spread + 1))
+        start = int(rng.integers(self.first, self.horizon - length + 1))
+        return Window(start, start + length)

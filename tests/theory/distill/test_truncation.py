@@ -52,6 +52,26 @@ def test_random_starts_are_uniform(horizon, length, first):
     assert chisquare(counts).pvalue > 1e-3
 
 
+@given(seed=st.integers(0, 2**32 - 1), spread=st.integers(0, 4), first=st.integers(0, 3), rest=st.integers(0, 20))
+def test_random_lengths_keep_to_their_spread_and_no_spread_is_no_draw(seed, spread, first, rest):
+    horizon, length = 5 + spread + first + rest, 5
+    windows = [RandomWindow(horizon, length, first, spread).draw(np.random.default_rng([seed, k])) for k in range(20)]
+    assert all(first <= w.start < w.stop <= horizon and abs(w.length - length) <= spread for w in windows)
+    if spread == 0:
+        starts = [int(np.random.default_rng([seed, k]).integers(first, horizon - length + 1)) for k in range(20)]
+        assert windows == [Window(start, start + length) for start in starts]
+
+
+def test_random_lengths_and_the_starts_of_each_are_uniform():
+    rng, policy = np.random.default_rng(3), RandomWindow(12, 5, 1, 2)
+    drawn = [policy.draw(rng) for _ in range(5000)]
+    assert chisquare(np.bincount([w.length - 3 for w in drawn])).pvalue > 1e-3
+    for length in range(3, 8):
+        counts = np.bincount([w.start - 1 for w in drawn if w.length == length], minlength=12 - length)
+        assert len(counts) == 12 - length
+        assert chisquare(counts).pvalue > 1e-4
+
+
 @given(horizon=st.integers(1, 50), rng=generators)
 def test_window_as_long_as_the_unroll_is_the_full_one(horizon, rng):
     assert {RandomWindow(horizon, horizon).draw(rng), FixedWindow(horizon, horizon).draw(rng)} == {FullWindow(horizon).draw(rng)}
@@ -67,6 +87,9 @@ def test_window_as_long_as_the_unroll_is_the_full_one(horizon, rng):
         (lambda: FixedWindow(5, 3, -1), "start=-1"),
         (lambda: RandomWindow(5, 6), "length=6"),
         (lambda: RandomWindow(5, 3, 3), "start=3"),
+        (lambda: RandomWindow(5, 3, 0, 3), "length=0"),
+        (lambda: RandomWindow(5, 3, 1, 2), r"\[0, 0\]: start=1"),
+        (lambda: RandomWindow(5, 3, 0, -1), "spread=-1"),
         (lambda: Window(2, 2), "start=2, stop=2"),
         (lambda: Window(-1, 2), "start=-1"),
     ],

@@ -1,0 +1,50 @@
+"""The arms of a comparison: each one a change of the settings that all of them share.
+
+    T  horizon, M  window, d  adaptive.spread;  an exact reverse sweep unless a rank is told
+    first three   what AT-BPTT is held against;  position, window, low-rank: one of its three parts each, on top of RaT-BPTT
+    rat-lengths   control of the window's length (random instead of adaptive);  rank-0: control of the low-rank Hessian (none at all)
+
+Sources: RaT-BPTT and the fixed window of its released scripts, Feng, Vedantam, Kempe, arXiv:2311.07025; AT-BPTT, Li et al.,
+arXiv:2510.04838. The controls are ours.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from realdata.config import DistillConfig
+
+Change = Callable[[DistillConfig, int], DistillConfig]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm is, in words, and as a change of the shared settings and the rank of low-rank arms."""
+
+    about: str
+    change: Change
+
+
+def _adaptive(c: DistillConfig, **changes: object) -> DistillConfig:
+    return replace(c, method="at-bptt", adaptive=replace(c.adaptive, **changes))
+
+
+ARMS: dict[str, Arm] = {
+    "bptt": Arm("all T steps", lambda c, rank: replace(c, method="bptt")),
+    "t-bptt": Arm("the last M steps, a fixed start", lambda c, rank: replace(c, method="t-bptt")),
+    "rat-bptt": Arm("M steps at a random place", lambda c, rank: replace(c, method="rat-bptt")),
+    "rat-lengths": Arm(
+        "M - d to M + d steps at random, at a random place",
+        lambda c, rank: replace(c, method="rat-bptt", window_spread=c.adaptive.spread),
+    ),
+    "at-bptt": Arm("place by gradient norms in three stages, length by their change", lambda c, rank: _adaptive(c)),
+    "position": Arm("at-bptt with d = 0: the place alone", lambda c, rank: _adaptive(c, spread=0)),
+    "window": Arm("at-bptt held in its middle stage: the length alone", lambda c, rank: _adaptive(c, stage="middle")),
+    "low-rank": Arm("rat-bptt with a low-rank Hessian", lambda c, rank: replace(c, method="rat-bptt", hessian_rank=rank)),
+    "rank-0": Arm("rat-bptt without curvature", lambda c, rank: replace(c, method="rat-bptt", hessian_rank=0)),
+    "at-bptt-low-rank": Arm("at-bptt with a low-rank Hessian, as published", lambda c, rank: replace(_adaptive(c), hessian_rank=rank)),
+}
+
+
+def arm_config(name: str, shared: DistillConfig, seed: int, rank: int) -> DistillConfig:
+    """The settings of an arm's run."""
+    return replace(ARMS[name].change(shared, rank), seed=seed)

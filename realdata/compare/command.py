@@ -1,0 +1,81 @@
+"""The command itself: runs, measurements, report, in a folder that can be left and taken up at any moment.
+
+DIR/config.toml, env.json, runs/, trials/ (see realdata.compare.experiment), report.md, summary.json, figures/compare.{png,pdf,csv}
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from realdata import data, figures
+from realdata.compare import plots
+from realdata.compare import report as words
+from realdata.compare.arms import arm_config
+from realdata.compare.experiment import Bench, Comparison, Entry, carry_out
+from realdata.compare.report import ArmResult
+from realdata.config import DistillConfig, as_settings
+from realdata.distill import Runtime
+from realdata.steps import read_steps
+from realdata.task import check, device_named, training_split
+from sims.lab.progress import progress
+from sims.lab.report import terminal_table
+from sims.lab.run import RunFolder
+
+
+def run(shared: DistillConfig, comparison: Comparison, root: Path, out: Path, runtime: Runtime, *, resume: bool = True) -> Path:
+    """Compares the arms in `out`, or goes on where it stopped, and gives the path of the report."""
+    device = device_named(runtime.device)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    split = training_split(shared, str(root))
+    for arm in comparison.arms:
+        check(arm_config(arm, shared, shared.seed, comparison.rank), split)  # a refused setting must not leave a folder behind
+    settings = {"shared": as_settings(shared), "comparison": dataclasses.asdict(comparison)}
+    with RunFolder.open(out, settings, resume=resume, backend=f"torch: {device}", seed=shared.seed) as folder:
+        done = carry_out(shared, comparison, root, out, runtime)
+        bench, steps = Bench(comparison, split, folder.store, runtime, device), [entry for entry in done if entry.equal == "steps"]
+        probes = {}
+        with progress(len(steps), "meta-gradients") as bar:
+            for entry in steps:
+                probes[entry.arm, entry.seed] = bench.probed(entry)
+                bar.advance(note=f"{entry.arm}, seed {entry.seed}")
+        test = data.load(shared.dataset, root, "test")
+        with progress(2 * comparison.networks * len(done), "judge") as bar:
+            sets = {entry: bench.judged(entry, test, bar) for entry in done}
+        results = [_result(done, sets, probes, arm, equal) for equal in comparison.equal for arm in comparison.arms]
+        return _written(folder, shared, comparison, results)
+
+
+def _result(done: list[Entry], sets: dict, probes: dict, arm: str, equal: str) -> ArmResult:
+    own = [entry for entry in done if (entry.arm, entry.equal) == (arm, equal)]
+    return ArmResult(
+        arm,
+        equal,
+        np.array([sets[entry]["accuracies"] for entry in own]),
+        [sets[entry]["held_out"] for entry in own],
+        [read_steps(entry.place) for entry in own],
+        [probes[arm, entry.seed] for entry in own] if equal == "steps" else [],
+    )
+
+
+def _written(folder: RunFolder, shared: DistillConfig, comparison: Comparison, results: list[ArmResult]) -> Path:
+    found = words.numbers(results)
+    title = (
+        f"{shared.dataset}, {shared.ipc} per class, ConvNet-{shared.network.depth} of width {shared.network.width}, T = {shared.horizon}, "
+        f"M = {shared.window}, d = {shared.adaptive.spread}, {comparison.seeds} seeds, {comparison.networks} networks each"
+    )
+    selection = (
+        f"Of {shared.outer_steps} outer steps (at equal steps) the set with best held-out accuracy of {shared.curve_networks} networks, "
+        "its training length out of T, 2 T, 5 T by held-out accuracy. The test split was read after every distillation."
+    )
+    figure = plots.comparison(found, title)
+    for kind in ("png", "pdf"):
+        folder.write(f"figures/compare.{kind}", figures.render(figure, kind))
+    folder.write("figures/compare.csv", words.table_csv(found))
+    folder.write("summary.json", words.summary(found, seeds=comparison.seeds, networks=comparison.networks, reference=comparison.arms[0]))
+    terminal_table(title, words.ACCURACY_HEADERS, words.accuracy_rows(found))
+    terminal_table("an outer step", words.COST_HEADERS, words.cost_rows(found))
+    terminal_table("meta-gradients", words.PROBE_HEADERS, words.probe_rows(found))
+    return folder.write("report.md", words.report(title, found, selection))

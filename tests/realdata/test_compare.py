@@ -1,0 +1,215 @@
+"""The comparison of arms: what each arm changes, equal time, intervals, probes, and the program from runs to report."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from realdata import data, distill
+from realdata.__main__ import main
+from realdata.compare import experiment
+from realdata.compare.arms import ARMS, arm_config
+from realdata.compare.experiment import Comparison, seconds_of, steps_in_equal_time
+from realdata.compare.probe import peak_bytes
+from realdata.compare.report import interval, t_interval, verdict
+from realdata.config import DistillConfig
+from realdata.steps import read_steps
+from sims.lab.files import RunError
+from tests.realdata.files import write_mnist
+from theory.distill.adaptive import AdaptiveWindow
+from theory.distill.stages import Stage
+from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow
+
+COUNTS = {"train": 300, "test": 100}
+
+
+@st.composite
+def shared(draw: st.DrawFn) -> DistillConfig:
+    spread = draw(st.integers(0, 4))
+    base = draw(st.integers(spread + 1, 10))
+    horizon = draw(st.integers(base + spread, 20))
+    config = DistillConfig("mnist", horizon=horizon, window=base, outer_steps=1000)
+    return replace(config, adaptive=replace(config.adaptive, spread=spread))
+
+
+@given(config=shared(), rank=st.integers(1, 9))
+def test_arms_differ_in_what_they_say_and_in_nothing_else(config: DistillConfig, rank: int):
+    horizon, base, spread = config.horizon, config.window, config.adaptive.spread
+    made = {name: arm_config(name, config, 7, rank) for name in ARMS}
+    adaptive = AdaptiveWindow(horizon, base, spread)
+    random = RandomWindow(horizon, base)
+    expected = {
+        "bptt": FullWindow(horizon),
+        "t-bptt": FixedWindow(horizon, base),
+        "rat-bptt": random,
+        "rat-lengths": RandomWindow(horizon, base, spread=spread),
+        "at-bptt": adaptive,
+        "position": replace(adaptive, spread=0),
+        "window": adaptive,
+        "low-rank": random,
+        "rank-0": random,
+        "at-bptt-low-rank": adaptive,
+    }
+    assert {name: c.windows() for name, c in made.items()} == expected
+    ranks = {name: c.hessian() for name, c in made.items()}
+    assert {name: h.rank for name, h in ranks.items() if h} == {"low-rank": rank, "rank-0": 0, "at-bptt-low-rank": rank}
+    assert {name for name, c in made.items() if c.clock()} == {"at-bptt", "position", "at-bptt-low-rank"}
+    assert {name for name, c in made.items() if c.first_stage is not Stage.EARLY} == {"window"}
+    for c in made.values():
+        same = replace(c, method=config.method, adaptive=config.adaptive, seed=0, hessian_rank=None, window_spread=0)
+        assert same == config
+
+
+@given(st.lists(st.lists(st.floats(0.1, 100.0), min_size=1, max_size=5), min_size=1, max_size=4), st.integers(1, 1000))
+def test_equal_time_is_that_of_the_first_arm_to_half_a_step(seconds: list[list[float]], steps: int):
+    arms = tuple("abcd"[: len(seconds)])
+    config = DistillConfig("mnist", outer_steps=steps)
+    found = steps_in_equal_time(config, arms, dict(zip(arms, seconds, strict=True)))
+    assert arms[0] not in found, "the first arm has its time already"
+    budget = np.median(seconds[0])
+    for arm, own in zip(arms, seconds, strict=True):
+        step = np.median(own) / steps
+        assert abs(found.get(arm, steps) * step - budget) <= 0.5001 * step or found[arm] == 1
+
+
+def test_intervals_are_those_of_normal_theory():
+    rng = np.random.default_rng(1)
+    stack = 50.0 + rng.standard_normal((40, 1)) + 0.5 * rng.standard_normal((40, 6))
+    low, high = interval(stack, rng) or (np.nan, np.nan)
+    half = 1.96 * np.std(stack.mean(axis=1)) / np.sqrt(40)
+    assert (high - low) / 2 == pytest.approx(half, rel=0.1)
+    assert (high + low) / 2 == pytest.approx(stack.mean(), abs=0.1 * half)
+    means = stack.mean(axis=1)
+    assert t_interval(means) == pytest.approx(tuple(stats.ttest_1samp(means, 0.0).confidence_interval(0.95)))
+    assert interval(stack[:1], rng) is None
+    assert t_interval(means[:1]) is None
+    assert interval(np.ones((3, 2)), rng) == (1.0, 1.0)
+
+
+def test_verdicts():
+    assert [verdict(x) for x in ((0.1, 2.0), (-2.0, -0.1), (-1.0, 1.0), None)] == ["above", "below", "not told apart", None]
+
+
+def test_peak_is_the_most_held_at_a_time():
+    def work() -> None:
+        held = torch.empty(1000, 256)
+        del held
+        for _ in range(3):
+            torch.empty(500, 256).sum()
+
+    assert 1000 * 256 * 4 <= peak_bytes(work, torch.device("cpu")) <= 1010 * 256 * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"arms": ("rat-bptt", "other")}, "unknown arms 'other'"),
+        ({"arms": ("rat-bptt", "rat-bptt")}, "each arm once"),
+        ({"arms": ()}, "each arm once"),
+        ({"equal": ("time",)}, "at equal steps at least"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"probes": 0}, "probes=0"),
+    ],
+)
+def test_comparisons_that_cannot_be_made_are_refused(settings: dict[str, Any], words: str):
+    with pytest.raises(RunError, match=words):
+        Comparison(**settings)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mnist")
+    write_mnist(folder, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def command(root: Path, out: Path, *more: str) -> list[str]:
+    words = ["compare", "--preset", "tiny", "--dataset", "mnist", "--root", str(root), "--out", str(out), "--threads", "1"]
+    return [*words, "--checkpoint-every", "1", *more]
+
+
+def test_from_runs_to_report_with_the_test_split_last(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Cut off in its second run, then done; every run is made once, and the test split is read after the last of them."""
+    events: list[str] = []
+    original, load = distill.run, data.load
+
+    def logged(config: DistillConfig, root: Path, out: Path, *more: Any) -> Path:
+        if len(events) == 1:
+            events.append("cut")
+            raise KeyboardInterrupt
+        events.append(f"{out.parent.name}/{out.name}")
+        return original(config, root, out, *more)
+
+    def loaded(name: str, root: Path, split: str) -> Any:
+        if split == "test":
+            events.append(split)
+        return load(name, root, split)
+
+    monkeypatch.setattr(experiment.distill, "run", logged)
+    monkeypatch.setattr(data, "load", loaded)
+    arms = ("rat-bptt", "bptt", "low-rank")
+    words = command(root, tmp_path / "out", "--arms", *arms)
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 130
+    assert events == ["steps/rat-bptt-0", "cut"]
+    main(words)
+    made = [event for event in events if "/" in event]
+    assert len(made) == len(set(made)), "no run twice"
+    assert {event for event in made if event.startswith("steps/")} == {f"steps/{arm}-{seed}" for arm in arms for seed in (0, 1)}
+    assert events[-1] == "test"
+    assert events.count("test") == 1
+
+    found = json.loads((tmp_path / "out" / "summary.json").read_text())["arms"]
+    assert [(x["arm"], x["equal"]) for x in found] == [(arm, equal) for equal in ("steps", "time") for arm in arms]
+    by = {(x["arm"], x["equal"]): x for x in found}
+    for x in found:
+        own = np.array(x["accuracies"])
+        assert own.shape == (2, 2)
+        assert x["test_mean"] == pytest.approx(own.mean())
+        if x["arm"] != arms[0]:
+            assert x["difference"] == pytest.approx((own - by[arms[0], x["equal"]]["accuracies"]).mean())
+    assert by["rat-bptt", "steps"]["accuracies"] == by["rat-bptt", "time"]["accuracies"], "the first arm sets the time"
+    whole, random, low = (by[arm, "steps"] for arm in ("bptt", "rat-bptt", "low-rank"))
+    assert whole["products"] == 4
+    assert random["products"] == low["mixed"] == 2
+    assert low["products"] == 0 < low["hessian_products"]
+    for when in ("start", "end"):
+        assert whole[f"cosine_run_{when}"] == whole[f"cosine_full_{when}"] == pytest.approx(1.0)
+        assert whole[f"norm_run_{when}"] == pytest.approx(1.0)
+        assert random[f"cosine_run_{when}"] < 0.9999
+    for equal in ("steps", "time"):
+        place = tmp_path / "out" / "runs" / "steps" / "rat-bptt-0"
+        assert len(read_steps(place)) == 6
+        assert seconds_of(place) > 0
+        assert all(sum(by[arm, equal][f"seconds_{p}"] for p in ("plain", "product", "real")) > 0 for arm in arms)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "not told apart" in report or "above" in report or "below" in report
+    assert {path.suffix for path in (tmp_path / "out" / "figures").iterdir()} == {".png", ".pdf", ".csv"}
+
+
+def test_the_same_command_again_measures_nothing_twice(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    words = command(root, tmp_path / "out", "--equal", "steps", "--seeds", "1")
+    main(words)
+    before = (tmp_path / "out" / "summary.json").read_bytes()
+    monkeypatch.setattr(experiment.distill, "run", lambda *_: pytest.fail("a run was made again"))
+    monkeypatch.setattr(experiment, "probe", lambda *_: pytest.fail("a probe was made again"))
+    monkeypatch.setattr(experiment, "train_arm", lambda *_: pytest.fail("a set was judged again"))
+    main(words)
+    assert (tmp_path / "out" / "summary.json").read_bytes() == before
