@@ -7,6 +7,9 @@ The meta-gradient is the mean over J starts theta_0, drawn anew every outer step
 objective's draw (one real batch an outer step). It does no I/O and reads no clock. Step k draws from SeedSequence(seed, spawn_key=(k,))
 alone, so a run continued from any stored OuterState repeats the uninterrupted one bit for bit.
 
+A GuidedObjective (trajectory matching) gives theta_0 itself, from its draw, and is asked for its form at every outer step. A learned inner
+step size is S's last leaf (theory.distill.step_size); problem and objective see the leaves before it.
+
 With an AdaptiveWindow the run that is differentiated also gives the profile of its gradient norms, and the state carries profile and stage.
 The stage moves by accuracies that the caller measures (`observed`), between two calls of `distil`.
 """
@@ -22,9 +25,10 @@ from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import InnerOptimiser, Slots
 from theory.distill.leaves import Leaves, add, axpy, norm, zeros_like
 from theory.distill.matching import PathObjective
-from theory.distill.outer import NormClip, ema, on_sphere
-from theory.distill.problem import Diverged, InnerProblem, Noise, Objective
+from theory.distill.outer import NormClip, OuterOptimiser, ema, on_sphere
+from theory.distill.problem import Diverged, GuidedObjective, InnerProblem, Noise, Objective
 from theory.distill.stages import Stage, StageClock, StageState
+from theory.distill.step_size import split
 from theory.distill.truncation import Window, WindowPolicy
 
 _FIXED = (2**32 - 1,)  # spawn key of starts that stay: no outer step counts so far
@@ -35,12 +39,14 @@ class Distiller:
     """The outer algorithm: window policy, inner and outer optimiser, clip, running average of the data, J starts an outer step.
 
     `fixed_starts` keeps the same J starts in all outer steps of a run. `clock` moves the stages of an adaptive window (None: they stay);
-    `hessian` gives Hc in the sweep (None: exact); `sphere` is the norm that each row of S's first leaf is brought back to.
+    `hessian` gives Hc in the sweep (None: exact); `sphere` is the norm that each row of S's first leaf is brought back to. `learn_step`:
+    the inner step size is exp of S's last leaf, not inner.lr. Steps whose objective exceeds `skip_above` leave S and all averages as they
+    are (DATM, arXiv:2310.05773, released code).
     """
 
     windows: WindowPolicy | AdaptiveWindow
     inner: InnerOptimiser
-    outer: InnerOptimiser
+    outer: OuterOptimiser
     clip: NormClip | None = None
     ema_decay: float | None = None
     starts: int = 1
@@ -48,6 +54,8 @@ class Distiller:
     clock: StageClock | None = None
     hessian: LowRankHessian | None = None
     sphere: float | None = None
+    learn_step: bool = False
+    skip_above: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.windows, AdaptiveWindow) and self.windows.profile == "current" and self.starts > 1:
@@ -58,6 +66,12 @@ class Distiller:
             raise ValueError(f"the meta-gradient needs at least one start: starts={self.starts}")
         if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"ema_decay must lie in [0, 1): ema_decay={self.ema_decay}")
+        if self.skip_above is not None and not self.skip_above > 0.0:
+            raise ValueError(f"steps are skipped above a positive objective: skip_above={self.skip_above}")
+
+    def training(self, s: Leaves) -> tuple[Leaves, InnerOptimiser]:
+        """What a network is trained on, and by: the leaves that the problem sees, and the inner optimiser at the step size of S."""
+        return split(s, self.inner) if self.learn_step else (s, self.inner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +92,7 @@ class OuterState:
 @dataclass(frozen=True, eq=False)
 class Record:
     """One outer step: the objective before the update, the unclipped meta-gradient norm, the window, the state after, the effective
-    number of positions that the window was drawn from (adaptive windows only), the cost.
+    number of positions that the window was drawn from (adaptive windows only), the cost, and whether S was left as it was.
     """
 
     step: int
@@ -88,6 +102,7 @@ class Record:
     state: OuterState
     effective_positions: float | None
     cost: Cost
+    skipped: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,15 +157,16 @@ def meta_gradient(
         law = policy.at(stage, profile)
     if window is None and law is not None:
         window = law.draw(window_rng)
+    data, inner = distiller.training(s)
     recorded = Window(0, policy.horizon) if window is None or law is None else window
     steps = policy.horizon if adaptive is not None and profile is None else recorded.stop
     xi = objective.draw(real_rng)
     value, grad_s, cost, norms = 0.0, zeros_like(s), Cost(), []
     for _ in range(distiller.starts):
-        theta = problem.init(init_rng)
+        theta = objective.start(xi) if isinstance(objective, GuidedObjective) else problem.init(init_rng)
         # Steps beyond the window draw from a generator of their own, so that a profile changes no draw of the next start.
         noises = [problem.draw(noise_rng if t < recorded.stop else after_rng) for t in range(steps)]
-        tape = unroll(problem, distiller.inner, s, theta, noises, recorded, profile=adaptive is not None, steps=steps)
+        tape = unroll(problem, inner, data, theta, noises, recorded, profile=adaptive is not None, steps=steps)
         if adaptive is not None and law is None:
             law = adaptive.at(stage, tape.gradient_norms)
             window = law.draw(window_rng) if window is None else window
@@ -174,10 +190,14 @@ def _value_and_grad(
 ) -> tuple[float, Leaves, Cost]:
     """The objective on one recorded run, its gradient in S, and what that asked of the problem."""
     if isinstance(objective, PathObjective):
+        if distiller.learn_step:
+            raise ValueError("an objective of the path has no gradient in the inner step size: learn_step=True")
         return *objective.along(problem, s, tape, xi), Cost(mixed=len(tape.entries))
-    value, lam, direct = objective.value_and_grad(tape.end.theta, s, xi)
-    swept = sweep(problem, distiller.inner, s, tape, lam, distiller.hessian, rng)
-    return value, swept.grad_s if direct is None else add(swept.grad_s, direct), swept.cost
+    data, inner = distiller.training(s)
+    value, lam, direct = objective.value_and_grad(tape.end.theta, data, xi)
+    swept = sweep(problem, inner, data, tape, lam, distiller.hessian, rng)
+    grad = swept.grad_s if direct is None else add(swept.grad_s, direct)
+    return value, (*grad, swept.grad_log_lr) if distiller.learn_step else grad, swept.cost
 
 
 def distil(
@@ -185,19 +205,27 @@ def distil(
 ) -> Iterator[Record]:
     """Yields one Record a step until state.step reaches `steps`; raises Diverged, naming the step, on NaN or Inf."""
     while state.step < steps:
+        asked = objective.at(state.step) if isinstance(objective, GuidedObjective) else objective
         try:
             child = np.random.SeedSequence(seed, spawn_key=(state.step,))
-            meta = meta_gradient(problem, objective, distiller, state.s, child, stage=state.stage.stage, profile=state.profile)
+            meta = meta_gradient(problem, asked, distiller, state.s, child, stage=state.stage.stage, profile=state.profile)
             size = norm(meta.grad_s)
             if not (abs(meta.value) < float("inf") and size < float("inf")):
                 raise Diverged(f"objective {meta.value}, meta-gradient norm {size}")
-            g, average = meta.grad_s, state.clip_average
-            if distiller.clip is not None:
-                g, average = distiller.clip(g, average)
+            skipped = distiller.skip_above is not None and meta.value > distiller.skip_above
+            moved = state if skipped else _moved(distiller, state, meta.grad_s)
         except Diverged as error:
             raise Diverged(f"outer step {state.step}: {error}") from error
-        s, slots = distiller.outer.step(state.s, state.slots, state.step, g)
-        s = s if distiller.sphere is None else on_sphere(s, distiller.sphere)
-        smooth = None if state.s_average is None or distiller.ema_decay is None else ema(state.s_average, s, distiller.ema_decay)
-        state = OuterState(s, slots, average, smooth, state.step + 1, meta.profile, state.stage)
-        yield Record(state.step - 1, meta.value, size, meta.window, state, meta.effective_positions, meta.cost)
+        state = replace(moved, step=state.step + 1, profile=meta.profile)
+        yield Record(state.step - 1, meta.value, size, meta.window, state, meta.effective_positions, meta.cost, skipped)
+
+
+def _moved(distiller: Distiller, state: OuterState, g: Leaves) -> OuterState:
+    """The state with S, its slots and all averages one update on."""
+    average = state.clip_average
+    if distiller.clip is not None:
+        g, average = distiller.clip(g, average)
+    s, slots = distiller.outer.step(state.s, state.slots, state.step, g)
+    s = s if distiller.sphere is None else on_sphere(s, distiller.sphere)
+    smooth = None if state.s_average is None or distiller.ema_decay is None else ema(state.s_average, s, distiller.ema_decay)
+    return replace(state, s=s, slots=slots, clip_average=average, s_average=smooth)

@@ -53,5 +53,18 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class GuidedObjective(Objective, Protocol):
+    """An objective that also says where the student starts, and that may move with the outer step."""
+
+    def at(self, step: int) -> "GuidedObjective":
+        """The objective of outer step `step`."""
+        ...
+
+    def start(self, xi: Noise) -> Leaves:
+        """theta_0 for the drawn evaluation, in place of the problem's fresh parameters."""
+        ...
+
+
 class Diverged(FloatingPointError):
     """A run met NaN or Inf. The message names the quantity and the step; nothing is replaced by a number."""

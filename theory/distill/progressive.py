@@ -19,7 +19,7 @@ from theory.distill.distiller import Distiller, OuterState, Record, distil, star
 from theory.distill.inner_optim import InnerOptimiser
 from theory.distill.leaves import Leaves, zip_map
 from theory.distill.matching import PathObjective
-from theory.distill.problem import InnerProblem, Noise, Objective
+from theory.distill.problem import GuidedObjective, InnerProblem, Noise, Objective
 from theory.distill.truncation import Window
 
 
@@ -127,6 +127,8 @@ def distil_in_phases(
     """
     if len(problems) != len(initial) or not initial:
         raise ValueError(f"need one problem and one initial subset a phase: {len(problems)} problems, {len(initial)} subsets")
+    if len(initial) > 1 and (distiller.learn_step or isinstance(objective, GuidedObjective)):
+        raise ValueError(f"phases start from one another and share the step size: {len(initial)} phases with a learned one or given starts")
     seeds = np.random.SeedSequence(seed).generate_state(len(initial), np.uint64)
     state = PhasedState((), start(distiller, initial[0])) if state is None else state
     for p in range(len(state.past), len(initial)):

@@ -78,7 +78,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryMatching:
-    """The normalised distance to the target snapshot, as an Objective that also says where the student starts.
+    """The normalised distance to the target snapshot, as a GuidedObjective.
 
     `length` is M, in epochs of the expert; `step` the outer step that `starts` is read at.
     """

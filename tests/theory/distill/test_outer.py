@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.oracles import relative_error, to_numpy
 from tests.strategies import generators, scales
+from theory.distill.inner_optim import SGD, Adam, Momentum
 from theory.distill.leaves import norm, scale
-from theory.distill.outer import NormClip, ema, on_sphere
+from theory.distill.outer import NormClip, OuterOptimiser, PerLeaf, ema, on_sphere
 from theory.distill.problem import Diverged
 
 clips = st.builds(
@@ -98,3 +99,38 @@ def test_rows_come_to_the_sphere_in_their_own_direction(xp, rng, shape, radius):
     assert not rows[0].any(), "a row of zeros has no direction"
     np.testing.assert_allclose(rows[1:], radius * before[1:] / np.linalg.norm(before[1:], axis=1, keepdims=True), rtol=1e-12)
     np.testing.assert_array_equal(same, labels)
+
+
+@given(rng=generators, steps=st.integers(1, 6))
+def test_each_leaf_moves_as_it_would_alone(xp, rng, steps):
+    """Images, labels, step size: three optimisers with 1, 2 and 0 slots, a leaf of each number of axes."""
+    each = (Momentum(10.0, 0.5), Adam(0.1), SGD(1e-3))
+    together, shapes = PerLeaf(each), ((4, 2, 2), (4,), ())
+    s = tuple(xp.asarray(rng.standard_normal(shape)) for shape in shapes)
+    slots, alone = together.init(s), [(one.init((x,)), (x,)) for one, x in zip(each, s, strict=True)]
+    assert [len(own) for own in slots] == [1, 2, 0]
+    for t in range(steps):
+        g = tuple(xp.asarray(rng.standard_normal(shape)) for shape in shapes)
+        s, slots = together.step(s, slots, t, g)
+        for k, one in enumerate(each):
+            theta, own = one.step(alone[k][1], alone[k][0], t, (g[k],))
+            alone[k] = (own, theta)
+            assert np.array_equal(to_numpy(s[k]), to_numpy(theta[0]))
+            assert all(np.array_equal(to_numpy(a), to_numpy(b[0])) for a, b in zip(slots[k], own, strict=True))
+    assert isinstance(together, OuterOptimiser)
+
+
+def test_momentum_of_images_is_that_of_the_released_code():
+    """v <- 0.5 v + g, x <- x - lr v: constant gradients add up to twice the plain step."""
+    outer = PerLeaf((Momentum(100.0, 0.5),))
+    s, g = (np.zeros(1),), (np.ones(1),)
+    slots, seen = outer.init(s), []
+    for t in range(3):
+        s, slots = outer.step(s, slots, t, g)
+        seen.append(float(s[0][0]))
+    assert seen == [-100.0, -250.0, -425.0]
+
+
+def test_an_optimiser_a_leaf_is_required():
+    with pytest.raises(ValueError, match="2 optimisers, 1 leaves"):
+        PerLeaf((SGD(0.1), SGD(0.1))).init((np.zeros(2),))
