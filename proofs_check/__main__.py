@@ -4,12 +4,13 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
 from rich.console import Console
 from threadpoolctl import threadpool_limits
-from tyro.conf import arg
+from tyro.conf import UseAppendAction, arg
 
 from proofs_check import records, registry, runner, show
 from proofs_check.page import write_page
@@ -23,8 +24,8 @@ from sims.lab.run import main_guard
 class Options:
     """Every lemma and assumption, checked symbolically, by property and by negative control."""
 
-    only: tuple[str, ...] = ()
-    """Names of the lemmas to check (all when absent)."""
+    only: UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Names of the lemmas to check (all when absent); the option may be repeated."""
     profile: Literal["ci", "deep"] = "ci"
     """How many examples are drawn: ci, or deep with 100 times as many."""
     seed: int = 0
@@ -35,8 +36,8 @@ class Options:
     """Where to write the whole report as JSON; report.json in --out by default."""
     out: Path = Path("results/proofs_check")
     """Folder for the report page (report.md, report.html) and for the counterexamples of failing properties."""
-    own: Annotated[tuple[Path, ...], arg(name="with")] = ()
-    """Python files with lemmas of your own (each declares LEMMA), checked beside the others."""
+    own: Annotated[UseAppendAction[tuple[tuple[Path, ...], ...]], arg(name="with")] = ()
+    """Python files with lemmas of your own (each declares LEMMA), checked beside the others; the option may be repeated."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -47,15 +48,17 @@ class Options:
 
 def run(options: Options, console: Console) -> int:
     """Carries out what the options ask for; 0 when everything holds, 1 otherwise."""
-    lemmas = registry.with_files(registry.known(), options.own)
+    lemmas, files = registry.with_files(registry.known(), list(chain(*options.own)))
     if options.replay is not None:
-        name, stored = records.read_counterexample(options.replay)
+        name, stored, file = records.read_counterexample(options.replay)
+        if name not in lemmas and file is not None:
+            raise RunError(f"lemma {name!r} is declared in {file}: add --with {file}")
         (lemma,) = registry.pick([name], lemmas)
         now = runner.replay(lemma, stored.instance)
         show.replayed(lemma, stored, now, console)
         return 0 if now.holds else 1
 
-    chosen, profile = registry.pick(options.only, lemmas), runner.PROFILES[options.profile]
+    chosen, profile = registry.pick(list(chain(*options.only)), lemmas), runner.PROFILES[options.profile]
     outcomes = []
     with progress(len(chosen), "lemmas") as bar:
         for lemma in chosen:
@@ -65,9 +68,12 @@ def run(options: Options, console: Console) -> int:
     title = f"profile {profile.name}, seed {options.seed}"
     show.table(chosen, outcomes, waiting, title, console)
     for outcome in outcomes:
-        path = records.write_counterexample(options.out, outcome, profile, options.seed)
-        if path is not None:
+        path = options.out / f"{outcome.lemma}.json"
+        if outcome.search.counterexample is not None:
+            records.write_counterexample(path, outcome, profile, options.seed, files.get(outcome.lemma))
             console.print(f"{outcome.lemma}: counterexample in {path}", markup=False, highlight=False, soft_wrap=True)
+        elif records.remove_counterexample(path, outcome.lemma):
+            console.print(f"{outcome.lemma}: removed an earlier run's {path}", markup=False, highlight=False, soft_wrap=True)
     page, _ = write_page(options.out, chosen, outcomes, waiting, title)
     console.print(f"statements and checks in {page}", markup=False, highlight=False, soft_wrap=True)
     place = options.json or options.out / "report.json"

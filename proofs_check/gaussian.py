@@ -2,8 +2,9 @@
 
     half_space_mean   E[f(x) 1{w.x >= 0}], x ~ N(0, I_k), |w| = 1
     sphere_mean       E f(P w), w uniform on the unit sphere of R^d, P the first r coordinates
+    cap_mean          E[f(P w) 1{w.u >= threshold}], |u| = 1, u in the range of P
 
-Both are Gauss quadratures of high enough order (Golub-Welsch nodes from SciPy and NumPy), so their only error is rounding.
+All are Gauss quadratures of high enough order (Golub-Welsch nodes from SciPy and NumPy), so their only error is rounding.
 """
 
 import itertools
@@ -17,12 +18,15 @@ from hypothesis import strategies as st
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.polynomial.laguerre import laggauss
 from numpy.polynomial.legendre import leggauss
+from scipy.special import beta as beta_function
 from scipy.special import roots_jacobi
 
 from theory.multi_index import HermiteLink
 
 Terms = list[tuple[int, list[int]]]
 """A link as plain JSON: coefficients in hundredths with their Hermite orders."""
+ANGLES, REACH = 40, 12.0
+"""Nodes in the angle between w and u, and how many widths of its law they span."""
 
 
 def gauss_nodes(k: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,15 +79,38 @@ def sphere_nodes(r: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(rings), np.repeat(weight / (2.0 * (degree + 1)), degree + 1)
 
 
-def sphere_mean(f: Callable[[np.ndarray], np.ndarray], d: int, r: int, degree: int) -> np.ndarray:
-    """E f(P w) of a polynomial f: (r,) -> (...) of degree <= `degree`: |P w|^2 ~ Beta(r/2, (d - r)/2), independent of its direction."""
+def ball_nodes(d: int, r: int, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes (n, r) and weights of P w, exact up to `degree`: |P w|^2 ~ Beta(r/2, (d - r)/2), independent of its direction."""
     if d == r:
         lengths, share = np.array([1.0]), np.array([1.0])
     else:
         x, share = roots_jacobi(degree // 4 + 1, (d - r) / 2.0 - 1.0, r / 2.0 - 1.0)
         lengths, share = np.sqrt((1.0 + x) / 2.0), share / np.sum(share)
     nodes, weight = sphere_nodes(r, degree)
-    return np.asarray(sum(p * q * f(s * n) for s, p in zip(lengths, share, strict=True) for n, q in zip(nodes, weight, strict=True)))
+    return (lengths[:, None, None] * nodes).reshape(-1, r), np.outer(share, weight).ravel()
+
+
+def sphere_mean(f: Callable[[np.ndarray], np.ndarray], d: int, r: int, degree: int) -> np.ndarray:
+    """E f(P w) of a polynomial f: (r,) -> (...) of degree <= `degree`."""
+    nodes, weight = ball_nodes(d, r, degree)
+    return np.asarray(sum(p * f(v) for v, p in zip(nodes, weight, strict=True)))
+
+
+def cap_mean(f: Callable[[np.ndarray], np.ndarray], u: np.ndarray, d: int, degree: int, threshold: float = 0.0) -> np.ndarray:
+    """E[f(w_1 .. w_k) 1{w.u >= threshold}] of f: (n, k) -> (n, j), w uniform on the unit sphere of R^d, u a unit vector of R^k, k <= 4, d.
+
+    w = u sin t + v cos t with v uniform across u; sin t = w.u has density cos^(d - 2) t dt / B(1/2, (d - 1)/2), negligible REACH of its
+    widths away from the threshold. `degree` is that of f in v.
+    """
+    k, low = len(u), math.asin(threshold)
+    frame = np.linalg.qr(np.column_stack([u, np.eye(k)]))[0][:, 1:k]
+    v, weight = ball_nodes(d - 1, k - 1, degree)
+    t, mass = leggauss(ANGLES)
+    half = (min(math.pi / 2.0, low + REACH / math.sqrt(d)) - low) / 2.0
+    t = low + half * (t + 1.0)
+    mass = half * mass * np.cos(t) ** (d - 2) / beta_function(0.5, (d - 1) / 2.0)
+    w = np.sin(t)[:, None, None] * u + np.cos(t)[:, None, None] * (v @ frame.T)
+    return np.einsum("t,v,tvj->j", mass, weight, f(w.reshape(-1, k)).reshape(len(t), len(v), -1))
 
 
 def quartic_pair(rng: np.random.Generator, size: float) -> tuple[HermiteLink, HermiteLink]:
@@ -115,3 +142,12 @@ def links(degrees: Sequence[int], max_r: int = 3, all_of: bool = False) -> st.Se
         return drawn.filter(lambda terms: not all_of or {sum(k) for _, k in terms} == set(degrees))
 
     return st.integers(1, max_r).flatmap(of)
+
+
+def quadratic_links(max_r: int = 3) -> dict[str, st.SearchStrategy[Any]]:
+    """Instances of a population statement: links of degree 2 and 3 with a quadratic part, d - r, and the seed of what else is drawn."""
+    return {
+        "terms": links([2, 3], max_r).filter(lambda terms: any(sum(k) == 2 for _, k in terms)),
+        "extra": st.integers(1, 40),
+        "sample": st.integers(0, 2**32 - 1),
+    }

@@ -26,13 +26,21 @@ Strategies = Mapping[str, SearchStrategy[Any]]
 
 @dataclass(frozen=True)
 class Source:
-    """Where the statement comes from: `stated` in a publication, or `derived` here; `where` names the paper or the argument."""
+    """Where the statement comes from: `stated` in a publication, or `derived` here; `where` names the paper and its place in it, or the
+    argument. Of a statement that is partly both, `where` says which part is derived here.
+    """
 
     kind: Literal["stated", "derived"]
     where: str
 
     def __str__(self) -> str:
         return f"stated: {self.where}" if self.kind == "stated" else "derived here"
+
+    @property
+    def sentence(self) -> str:
+        """In full."""
+        words = "stated in the paper" if self.kind == "stated" else "derived here"
+        return f"{words} ({self.where})" if self.where else words
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class Lemma:
     code          dotted names of the functions (or classes) whose correctness this lemma guards
     number        its place in the order of the theory; None stands after all others
     waits         a part of the statement that is not checked yet, and what it waits for
+    also          tests outside this program that hold the same code to one more oracle, each as file::test
     """
 
     name: str
@@ -79,6 +88,7 @@ class Lemma:
     code: tuple[str, ...] = ()
     number: int | None = None
     waits: str | None = None
+    also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):

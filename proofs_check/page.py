@@ -68,7 +68,7 @@ def _heading(lemma: Lemma | Waiting) -> str:
 def _notes(lemma: Lemma, outcome: Outcome) -> Iterator[str]:
     verdict = "holds" if outcome.passed else "FAILS"
     yield f"{lemma.plain}\n"
-    yield f"- source: {lemma.source.kind}: {lemma.source.where}"
+    yield f"- {lemma.source.sentence}"
     verdicts = {control.assumption: f"{control.verdict} ({control.instead})" for control in outcome.controls}
     for name, text in lemma.assumptions.items():
         yield f"- assumption {name}: {text}; {verdicts.get(name, 'no control')}"
@@ -82,6 +82,8 @@ def _notes(lemma: Lemma, outcome: Outcome) -> Iterator[str]:
         yield f"- not checked yet: {lemma.waits}"
     if lemma.code:
         yield f"- guards {', '.join(f'`{name}`' for name in lemma.code)}"
+    if lemma.also:
+        yield f"- one more oracle: {', '.join(f'`{name}`' for name in lemma.also)}"
 
 
 def page(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence[Waiting], title: str) -> str:

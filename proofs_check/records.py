@@ -2,7 +2,8 @@
 
     report           {schema, profile, seed, passed, environment, lemmas: [statement, source, assumptions, checks, seconds, passed],
                       waiting: [statement, source, what it waits for]}
-    counterexample   {schema, lemma, instance, margin, error, seed, profile}: the shrunk failure of a property
+    counterexample   {schema, lemma, file, instance, margin, error, seed, profile}: the shrunk failure of a property; file: of a user's own
+                     lemma, null for those of the package
 
 Margins are JSON numbers with every bit kept; a check that raised has margin null and the error in words.
 """
@@ -44,6 +45,7 @@ def _entry(lemma: Lemma, outcome: Outcome) -> dict[str, Any]:
         "assumptions": dict(lemma.assumptions),
         "code": list(lemma.code),
         "waits": lemma.waits,
+        "also": list(lemma.also),
         "passed": outcome.passed,
         "failures": list(outcome.failures),
         "symbolic": [asdict(proof) for proof in outcome.symbolic],
@@ -72,18 +74,27 @@ def write_json(path: Path, content: Any) -> None:
     atomic_write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def write_counterexample(folder: Path, outcome: Outcome, profile: Profile, seed: int) -> Path | None:
-    """FOLDER/<lemma>.json where the property of the lemma failed, else None."""
-    found = outcome.search.counterexample
-    if found is None:
-        return None
-    path = folder / f"{outcome.lemma}.json"
-    write_json(path, {"schema": SCHEMA, "lemma": outcome.lemma, **asdict(found), "seed": seed, "profile": profile.name})
-    return path
+def write_counterexample(path: Path, outcome: Outcome, profile: Profile, seed: int, file: Path | None) -> None:
+    """The counterexample of a property that failed; `file` declares the lemma where that is a user's own."""
+    if outcome.search.counterexample is None:
+        raise ValueError(f"the property of {outcome.lemma} has no counterexample")
+    where = {"lemma": outcome.lemma, "file": None if file is None else str(file.resolve())}
+    write_json(path, {"schema": SCHEMA, **where, **asdict(outcome.search.counterexample), "seed": seed, "profile": profile.name})
 
 
-def read_counterexample(path: Path) -> tuple[str, Example]:
-    """(lemma, stored example); RunError naming what is wrong with the file."""
+def remove_counterexample(path: Path, lemma: str) -> bool:
+    """Takes away what an earlier run found against a lemma that now holds; a file that is no counterexample of that lemma stays."""
+    try:
+        if read_counterexample(path)[0] != lemma:
+            return False
+        path.unlink()
+    except (RunError, OSError):
+        return False
+    return True
+
+
+def read_counterexample(path: Path) -> tuple[str, Example, str | None]:
+    """(lemma, stored example, file of the lemma where it is a user's own); RunError naming what is wrong with the file."""
     try:
         content = json.loads(path.read_text())
     except OSError as error:
@@ -96,4 +107,5 @@ def read_counterexample(path: Path) -> tuple[str, Example]:
     for name, kind in wanted.items():
         if name not in content or not isinstance(content[name], kind):
             raise RunError(f"{path} has no valid entry {name!r}: --replay takes a file that a failing property wrote")
-    return content["lemma"], Example(content["instance"], content["margin"], content["error"])
+    file = content.get("file")
+    return content["lemma"], Example(content["instance"], content["margin"], content["error"]), file if isinstance(file, str) else None

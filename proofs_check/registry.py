@@ -43,9 +43,11 @@ def ordered(base: Mapping[str, Lemma], more: Sequence[tuple[str, Lemma]]) -> dic
     return dict(sorted(found.items(), key=lambda item: (item[1].number is None, item[1].number or 0, item[0])))
 
 
-def with_files(base: Mapping[str, Lemma], files: Sequence[Path]) -> dict[str, Lemma]:
-    """`base` and the lemmas of the user's own files; RunError names the file that has none or cannot be read."""
-    more = []
+def with_files(base: Mapping[str, Lemma], files: Sequence[Path]) -> tuple[dict[str, Lemma], dict[str, Path]]:
+    """`base` with the lemmas of the user's own files, and the file of each of those; RunError names the file that has none or cannot be
+    read.
+    """
+    more: list[tuple[Path, Lemma]] = []
     for file in files:
         spec = importlib.util.spec_from_file_location(f"own_lemma_{file.stem}", file)
         if spec is None or spec.loader is None or not file.is_file():
@@ -53,11 +55,11 @@ def with_files(base: Mapping[str, Lemma], files: Sequence[Path]) -> dict[str, Le
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-            more += [(str(file), lemma) for lemma in declared(module)]
+            more += [(file, lemma) for lemma in declared(module)]
         except Exception as error:  # the file is the user's: whatever it raises is said in one line
             raise RunError(f"{file}: {type(error).__name__}: {error}") from error
     try:
-        return ordered(base, more)
+        return ordered(base, [(str(file), lemma) for file, lemma in more]), {lemma.name: file for file, lemma in more}
     except ValueError as error:
         raise RunError(str(error)) from error
 

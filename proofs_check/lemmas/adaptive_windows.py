@@ -1,26 +1,59 @@
 """AT-BPTT's windows: a law of positions, lengths within bounds, and a stage clock that reaches every stage for every horizon.
 
-    P(t) ~ exp(+-z_t/temperature), or uniform:   P >= 0, sum P = 1;   early g_a > g_b => P_a >= P_b;  P_late(z) = P_early(-z)
-    shifting g, or scaling it, changes nothing (standardised scores);  equal g give the uniform law
-    W_0 - d <= W <= W_0 + d,  0 <= start < stop <= T,  W rises with |g_t - g_{t-1}|
-    a flat accuracy passes early -> middle -> late before the last of `total` measurements, and never goes back
+    P(t) = exp(+-z_t/temperature) / sum_i exp(+-z_i/temperature) early and late, 1/(T - W_0 + 1) between;  z = (g - mean g)/std g
+    shifting g, or scaling it, changes nothing;  equal g give the uniform law
+    W = W_0 - d + 2 d eta, rounded, eta in [0, 1] rising with |g_t - g_{t-1}|:   W_0 - d <= W <= W_0 + d,  0 <= start < stop <= T
+    W_0 is the same after any number of draws
+    X = ceil(share total) slow measurements in a row end a stage; at 5 % and 1/24, the shares by default, and for every total >= 3 a flat
+    accuracy passes early -> middle -> late before the last of `total` measurements, and never goes back
 
-Stated in AT-BPTT (arXiv:2510.04838): the laws, the bounds and the thresholds; derived here: that the clock ends in the late stage for every
-total (patiences are shares rounded up, counters compared with >=), which the released code does not.
+Stated in AT-BPTT (arXiv:2510.04838): the laws in z = g, the bounds on W, M = 1.5 points and X = 5 %. Derived here: standardised z (with
+z = g the law is checked too, but depends on the scale), what eta is, N and Y (those of the released code), and that the clock ends in the
+late stage for every total, which the released code's does not. Checked against sums written out with Python's own numbers: no NumPy, no
+SciPy, the shares as fractions, and the stages by looking for the first run of slow measurements.
 """
 
-from collections.abc import Iterator
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import sympy as sp
 from hypothesis import strategies as st
 
 from proofs_check.lemma import Control, Identity, Lemma, Source
-from proofs_check.margins import at_most, closeness
+from proofs_check.margins import at_most, closeness, frequency
 from theory.distill.adaptive import AdaptiveWindow
 from theory.distill.stages import Stage, StageClock, StageState
 
 TOLERANCE = 1e-9
+DRAWS = 100
+STAGES = (Stage.EARLY, Stage.MIDDLE, Stage.LATE)
+SIGNS = {Stage.EARLY: 1.0, Stage.MIDDLE: 0.0, Stage.LATE: -1.0}
+DEFAULT_SHARES = Fraction(1, 20), Fraction(1, 24)
+
+
+def scores(g: Sequence[float], standardised: bool) -> list[float]:
+    """z."""
+    mean, deviation = statistics.fmean(g), statistics.pstdev(g)
+    return [(one - mean) / (deviation or 1.0) for one in g] if standardised else list(g)
+
+
+def law(z: Sequence[float], temperature: float, sign: float) -> list[float]:
+    """exp(sign z/temperature), normalised: 1/P_t = sum_i exp(sign (z_i - z_t)/temperature), where a term may be beyond the floats."""
+    return [1.0 / math.fsum(math.exp(min(sign * (other - one) / temperature, 700.0)) for other in z) for one in z]
+
+
+def etas(change: Sequence[float], how: str) -> list[float]:
+    """eta in [0, 1], by the share of smaller changes, by place in their range, or by a sigmoid of their scores."""
+    low, high, n = min(change), max(change), len(change)
+    if how == "rank":
+        return [sum((b < a) + 0.5 * (b == a) for b in change) / (n - 1) - 0.5 / (n - 1) if n > 1 else 0.5 for a in change]
+    if how == "range":
+        return [(a - low) / (high - low) if high > low else 0.5 for a in change]
+    return [1.0 / (1.0 + math.exp(-z)) for z in scores(change, True)]
 
 
 def margin(
@@ -29,59 +62,91 @@ def margin(
     how: list[str],
     temperature: float,
     total: int,
+    shares: list[int],
     sample: int,
     standardised: bool = True,
     flat: bool = True,
-    spread: bool = True,
 ) -> float:
-    """sizes: W_0 - d - 1, d, T - W_0 - d; how: change, placement; standardised: scores are; flat: the accuracy is; spread: W may vary."""
+    """sizes: W_0 - d - 1, d, T - W_0 - d; how: change, placement; shares: X and Y in thousandths of `total`; standardised: z is; flat: the
+    accuracy stops rising.
+    """
     low, d, room = sizes
     base, horizon = low + d + 1, low + 2 * d + 1 + room
-    scores = "standardised" if standardised else "norms"
-    policy = AdaptiveWindow(horizon, base, d, temperature, scores, how[0], how[1])
-    g = rng.exponential(size=horizon)
-    early, middle, late = (policy.at(stage, tuple(g)) for stage in (Stage.EARLY, Stage.MIDDLE, Stage.LATE))
-    laws = [one.probabilities for one in (early, middle, late)]
-    sums = min(closeness([law.sum() for law in laws], 1.0, TOLERANCE), at_most(0.0, np.concatenate(laws), TOLERANCE))
-    sums = min(sums, closeness(laws[1], 1.0 / len(laws[1]), TOLERANCE))
-    first = base - 1 if how[1] == "end" else 0
-    seen = g[first : first + len(laws[0])]
-    order = np.argsort(seen)
-    ordered = min(rises(laws[0][order]), rises(-laws[2][order]))
-    mirrored = closeness(laws[0] * laws[2], (laws[0] * laws[2])[0], TOLERANCE, (laws[0] * laws[2])[0])
-    moved = policy.at(Stage.EARLY, tuple(3.0 * g + 2.0)).probabilities
-    scaled = closeness(moved, laws[0], 1e-6)
-    equal = closeness(policy.at(Stage.LATE, (1.0,) * horizon).probabilities, 1.0 / len(laws[0]), TOLERANCE)
+    g = tuple(rng.exponential(size=horizon).tolist())
 
-    delta = np.abs(np.diff(g, prepend=0.0))
-    delta[0] = delta[1] if horizon > 1 else 0.0
-    change = delta[first : first + len(laws[0])]
-    rising = rises(early.lengths[np.argsort(change)])
-    windows = [early.window(i) for i in range(len(laws[0]))] + [late.draw(rng), middle.draw(rng)]
-    reach = d if spread else 0
-    inside = all(0 <= w.start < w.stop <= horizon and base - reach <= w.length <= base + reach for w in windows)
-    return min(sums, ordered, mirrored, scaled, equal, rising, 1.0 if inside and clock(rng, total, flat) else -9.0)
+    def policy_of(z: str) -> AdaptiveWindow:
+        return AdaptiveWindow(horizon, base, d, temperature, z, how[0], how[1])
 
+    policy, raw = policy_of("standardised" if standardised else "norms"), policy_of("norms")
+    seen = slice(base - 1, None) if how[1] == "end" else slice(0, horizon - base + 1)
+    exact = min(
+        closeness(one.at(stage, g).probabilities, law(scores(g[seen], own), temperature, SIGNS[stage]), TOLERANCE)
+        for one, own in ((policy, True), (raw, False))
+        for stage in STAGES
+    )
+    moved = policy.at(Stage.EARLY, tuple(3.0 * one + 2.0 for one in g)).probabilities
+    scaled = closeness(moved, policy.at(Stage.EARLY, g).probabilities, 1e-6)
+    equal = closeness(policy.at(Stage.LATE, (1.0,) * horizon).probabilities, 1.0 / (horizon - base + 1), TOLERANCE)
 
-def rises(x: np.ndarray) -> float:
-    """No entry is below the one before it."""
-    return at_most(np.diff(x, prepend=x[0]) * -1.0, 0.0, TOLERANCE)
+    change = [abs(b - a) for a, b in pairwise(g)]
+    change = ([*change[:1], *change] or [0.0])[seen]
+    lengths = policy.at(Stage.EARLY, g).lengths
+    rounded = at_most(np.abs(lengths - (base - d + 2.0 * d * np.array(etas(change, how[0])))), 0.5, TOLERANCE)
+    rising = at_most(-np.diff(lengths[np.argsort(change)], prepend=0), 0.0, TOLERANCE)
+    drawn = min(draws(rng, policy, g, stage, base, d) for stage in STAGES)
+    kept = policy == policy_of(policy.scores) and policy.base == base
+    right = kept and clock(rng, total, [Fraction(n, 1000) for n in shares], flat)
+    return min(exact, scaled, equal, rounded, rising, drawn, 1.0 if right else -9.0)
 
 
-def clock(rng: np.random.Generator, total: int, flat: bool) -> bool:
-    """Every stage in its order, none twice, the last before the measurements end."""
-    if total < 3:
-        return True
-    machine, state = StageClock(total, early_share=0.3, middle_share=0.2), StageState()
-    seen = [state.stage]
-    for j in range(total + 1):
-        state = machine.advance(state, 50.0 if flat else 50.0 + 2.0 * j)
-        seen.append(state.stage)
-    stages = [one for one, before in zip(seen[1:], seen, strict=False) if one is not before]
-    back = machine.advance(StageState(Stage.LATE, 0, 0.0), float(rng.uniform(0.0, 100.0))).stage
-    waits = seen.count(Stage.EARLY) == 1 + machine.early_patience + (0 if flat else total)
-    reset = machine.advance(StageState(Stage.EARLY, machine.early_patience - 1, 0.0), machine.early_gain).slow == 0
-    return stages == [Stage.MIDDLE, Stage.LATE] and back is Stage.LATE and seen[-2] is Stage.LATE and waits and reset
+def draws(rng: np.random.Generator, policy: AdaptiveWindow, g: tuple[float, ...], stage: Stage, base: int, d: int) -> float:
+    """Windows of one stage after another: all within bounds, and the likeliest one as often as the law says."""
+    placed = policy.at(stage, g)
+    windows = [placed.window(i) for i in range(len(placed.probabilities))]
+    mode = windows[int(np.argmax(placed.probabilities))]
+    chance = float(sum(p for w, p in zip(windows, placed.probabilities, strict=True) if w == mode))
+    drawn = [placed.draw(rng) for _ in range(DRAWS)]
+    inside = all(0 <= w.start < w.stop <= policy.horizon and base - d <= w.length <= base + d for w in (*windows, *drawn))
+    return min(frequency(drawn.count(mode), DRAWS, chance), 1.0 if inside else -9.0)
+
+
+def first_run(gains: Sequence[float], below: float, patience: int, start: int) -> int | None:
+    """The number of the measurement at which `patience` gains in a row, the first of them at `start` or later, are below the threshold."""
+    ends = (j for j in range(start + patience, len(gains) + 1) if all(gain < below for gain in gains[j - patience : j]))
+    return next(ends, None)
+
+
+def switches(machine: StageClock, accuracies: Sequence[float]) -> tuple[list[int], list[Stage]]:
+    """At which measurement each next stage begins, and the stages met."""
+    state, at, met = StageState(), [], [Stage.EARLY]
+    for j, accuracy in enumerate(accuracies):
+        state = machine.advance(state, accuracy)
+        if state.stage is not met[-1]:
+            at.append(j)
+            met.append(state.stage)
+    return at, met
+
+
+def clock(rng: np.random.Generator, total: int, shares: list[Fraction], flat: bool) -> bool:
+    """Patiences, the way through the stages on a flat accuracy and on a random one; at the shares drawn and at the default ones."""
+    fine = True
+    for usual, pair in ((False, shares), (True, DEFAULT_SHARES)):
+        x, y = (max(1, math.ceil(share * total)) for share in pair)
+        if x + y >= total:  # refused: the late stage would not begin in time
+            fine = fine and not usual
+            continue
+        machine = StageClock(total) if usual else StageClock(total, early_share=float(pair[0]), middle_share=float(pair[1]))
+        fine = fine and (machine.early_patience, machine.middle_patience) == (x, y)
+        rise = 0.0 if flat else 2.0
+        fine = fine and switches(machine, [50.0 + rise * j for j in range(total + 1)]) == ([x, x + y], list(STAGES)) and x + y < total
+        gains = rng.uniform(-1.0, 2.5, size=total).tolist()
+        accuracies = [50.0, *(50.0 + np.cumsum(gains)).tolist()]
+        gains = [b - a for a, b in pairwise(accuracies)]
+        middle = first_run(gains, 1.5, x, 0)
+        late = None if middle is None else first_run(gains, 1.0, y, middle)
+        expected = [j for j in (middle, late) if j is not None]
+        fine = fine and switches(machine, accuracies) == (expected, list(STAGES[: 1 + len(expected)]))
+    return fine
 
 
 def symbolic() -> Iterator[Identity]:
@@ -90,30 +155,37 @@ def symbolic() -> Iterator[Identity]:
     yield Identity("a shift of the scores changes nothing", sp.simplify(law.subs({z: z + c, w: w + c}, simultaneous=True)), law)
     yield Identity("tau -> c tau with z -> c z changes nothing", law.subs({z: c * z, w: c * w, tau: c * tau}, simultaneous=True), law)
     yield Identity("tau -> infinity is uniform", sp.limit(law, tau, sp.oo), sp.Rational(1, 2))
+    yield Identity("late is early of -z", 1 - law, sp.exp(-z / tau) / (sp.exp(-z / tau) + sp.exp(-w / tau)))
     length = base - d + 2 * d * eta
-    yield Identity("the shortest window", length.subs(eta, 0), base - d)
-    yield Identity("the longest window", length.subs(eta, 1), base + d)
+    yield Identity("the middle of the range is the base window", length.subs(eta, sp.Rational(1, 2)), base)
+    total, share = sp.Symbol("total"), sum(sp.Rational(one.numerator, one.denominator) for one in DEFAULT_SHARES)
+    crossing = sp.solve(2 + share * total - total, total)[0]  # X + Y <= 2 + share total, below total beyond it
+    yield Identity("the default shares fit into every total > 240/109", crossing, sp.Rational(240, 109))
 
 
 LEMMA = Lemma(
     number=17,
     name="adaptive-windows",
     latex=(
-        r"P(t) \propto e^{\pm z_t/\tau},\ \sum_t P(t) = 1,\qquad W_0 - d \le W \le W_0 + d,\qquad "
-        r"0 \le \mathrm{start} < \mathrm{stop} \le T"
+        r"P(t) = \frac{e^{\pm z_t/\tau}}{\sum_i e^{\pm z_i/\tau}},\qquad W_0 - d \le W \le W_0 + d,\qquad "
+        r"0 \le \mathrm{start} < \mathrm{stop} \le T,\qquad X = \lceil\mathrm{share}\cdot\mathrm{total}\rceil"
     ),
-    plain="AT-BPTT draws from a distribution, keeps its window in bounds, and its stage clock reaches every stage for every horizon.",
-    source=Source("stated", "Li et al., arXiv:2510.04838; the clock's reach is derived here"),
+    plain="AT-BPTT draws from a softmax, keeps its window in bounds, and its stage clock reaches every stage for every horizon.",
+    source=Source(
+        "stated",
+        "Li et al., arXiv:2510.04838: laws in raw norms, bounds, thresholds; standardised scores, patiences rounded up and the clock's "
+        "reach are derived here",
+    ),
     assumptions={
-        "standardised_scores": "scores are standardised (for the independence of scale)",
-        "flat_accuracy": "the accuracy stops rising (for the clock)",
-        "spread": "lengths may vary by d",
+        "standardised_scores": "scores are standardised (for the law in z and its independence of scale)",
+        "flat_accuracy": "the accuracy stops rising (for the clock's reach)",
     },
     instances={
         "sizes": st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 8)),
         "how": st.tuples(st.sampled_from(["rank", "range", "sigmoid"]), st.sampled_from(["end", "start"])),
         "temperature": st.integers(2, 40).map(lambda n: n / 10),
-        "total": st.integers(5, 400),
+        "total": st.integers(3, 700),
+        "shares": st.tuples(st.integers(1, 400), st.integers(1, 400)),
         "sample": st.integers(0, 2**32 - 1),
     },
     margin=margin,
@@ -121,7 +193,6 @@ LEMMA = Lemma(
     controls=(
         Control("standardised_scores", "raw norms", {"standardised": st.just(False), "sizes": st.just([1, 1, 8])}),
         Control("flat_accuracy", "it rises by 2 points a measurement", {"flat": st.just(False)}),
-        Control("spread", "base length alone", {"spread": st.just(False), "sizes": st.just([3, 3, 8])}),
     ),
     examples=80,
     code=("theory.distill.adaptive", "theory.distill.stages"),

@@ -41,7 +41,7 @@ def row(one: Assumption) -> Lemma:
         name=f"{one.name.lower()}-{one.label.replace('_', '-')}",
         latex=r"\text{" + one.statement.replace("_", r"\_").replace("^", r"\^{}").replace("||", r"\|") + "}",
         plain=f"{one.name}: {one.statement}",
-        source=Source(kind, one.source),
+        source=Source(kind, one.source.removeprefix(HERE).removeprefix("; ")),
         assumptions=dict.fromkeys(ways, one.statement),
         instances={"sample": st.integers(0, 2**32 - 1)},
         margin=_margin(one),

@@ -1,11 +1,12 @@
 """Directions that climb before they descend: the invariants of SAM, ASAM and GSAM, and what measures flatness.
 
-    SAM    ||e|| = rho                ASAM  ||e / |theta| || = rho where theta != 0          e maximises <g, e> over its ball
+    SAM    ||e|| = rho,   <g, e> = rho ||g||             ASAM   ||e / |theta| || = rho where theta != 0,   <g, e> = rho || |theta| g ||
+           (no point of the ball has a larger <g, e>: Cauchy and Schwarz)
     GSAM   d = g_p - alpha g_perp,    <d - g_p, g_p> = 0,   ||g_perp||^2 = ||g||^2 - <g, g_p>^2/||g_p||^2,   alpha = 0 is SAM, rho = 0 is g
     penalty  d = (1 - alpha) g + alpha g_p
     sharpness  0 <= S <= max over the ball, = rho ||g|| for a linear loss;   lambda_max is the largest eigenvalue, residual and all
 
-The directions are stated (FTD, arXiv:2211.11004, equations 12 and 13; GSAM as in its released code); the bounds are derived here.
+The directions are stated (FTD, arXiv:2211.11004, equations 12 and 13; GSAM as in its released code); the equalities are derived here.
 """
 
 import math
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.margins import at_most, closeness, refuses
-from theory.distill.flatness import Flat, lambda_max, orthogonal_part, perturbation, sharpness
-from theory.distill.leaves import Leaves, add, axpy, dot, norm, scale, zip_map
+from theory.distill.flatness import BALLS, COMBINATIONS, Flat, lambda_max, orthogonal_part, perturbation, sharpness
+from theory.distill.leaves import Leaves, axpy, dot, flatten, norm, scale, unflatten, zip_map
 from theory.distill.problem import Diverged
 
 TOLERANCE = 1e-10
@@ -30,44 +31,46 @@ def margin(
     rho: float,
     alpha: float,
     sample: int,
-    clean: bool = True,
-    unit: bool = True,
+    steep: bool = True,
+    one_batch: bool = True,
     linear: bool = True,
     symmetric: bool = True,
 ) -> float:
-    """clean: the original gradient enters g_perp; unit: e has the ball's radius; linear: the loss whose sharpness is rho ||g||;
-    symmetric: H = H^T.
+    """steep: the gradient does not vanish; one_batch: both gradients of a step see one batch; linear: the loss whose sharpness is
+    rho ||g||; symmetric: H = H^T.
     """
     theta, g, g_p = (zip_map(lambda a: rng.standard_normal(a.shape), (np.zeros(n), np.zeros((2, n)))) for _ in range(3))
-    e, stretched = (perturbation(theta, g, rho * (1.0 if unit else 1.5), ball) for ball in ("euclidean", "adaptive"))
+    g = g if steep else scale(0.0, g)
+    e, stretched = (perturbation(theta, g, rho, ball) for ball in ("euclidean", "adaptive"))
     ratio = zip_map(lambda a, w: a / np.abs(w), stretched, theta)
-    radii = closeness([norm(e), norm(ratio)], [rho, rho], TOLERANCE, rho or 1.0)
-    other = scale(rho / norm(g_p), g_p)
-    scaled = zip_map(lambda a, w: a * np.abs(w), other, theta)
-    best = at_most([float(dot(g, other)), float(dot(g, scaled))], [float(dot(g, e)), float(dot(g, stretched))], TOLERANCE, norm(g))
+    radii = closeness([norm(e), norm(ratio)], [rho, rho], TOLERANCE, rho)
+    climbs = np.array([rho * norm(g), rho * norm(zip_map(lambda a, w: a * np.abs(w), g, theta))])
+    best = closeness([float(dot(g, e)), float(dot(g, stretched))], climbs, TOLERANCE, climbs)
 
     perp = orthogonal_part(g, g_p)
     expected = float(dot(g, g)) - float(dot(g, g_p)) ** 2 / float(dot(g_p, g_p))
     parts = closeness([float(dot(perp, g_p)), float(dot(perp, perp))], [0.0, expected], TOLERANCE, norm(g) * norm(g_p) + expected)
-    flat = Flat(rho, alpha)
-    d = flat.combine(g if clean else add(g, theta), g_p)
-    gsam = closeness(_flat(d), _flat(axpy(-alpha, perp, g_p)), TOLERANCE, norm(g) + norm(g_p) + alpha * norm(theta))
+    d = Flat(rho, alpha).combine(g, g_p)
     removed = closeness(dot(axpy(-1.0, g_p, d), g_p), 0.0, TOLERANCE, norm(d) * norm(g_p) + norm(g_p) ** 2)
-    penalty = Flat(rho, alpha, combination="penalty").combine(g, g_p)
-    mixed = closeness(_flat(penalty), (1.0 - alpha) * _flat(g) + alpha * _flat(g_p), TOLERANCE, norm(penalty) + norm(g))
 
     frame = np.linalg.qr(rng.standard_normal((3 * n, 3 * n)))[0]
     h = (frame * (-0.8) ** np.arange(3 * n)) @ frame.T  # largest in size 1, gaps that power iterations see
     if not symmetric:
         h = h + np.triu(rng.standard_normal(h.shape), 1)
+    whole = min(step(rng, theta, h, Flat(rho, alpha, ball, how), one_batch) for ball in BALLS for how in COMBINATIONS)
+    return min(radii, best, parts, removed, whole, measures(rng, theta, g, rho, h, linear), 1.0 if refusals() else -9.0)
 
-    def gradient(x: Leaves) -> Leaves:
-        return _like(h @ _flat(x), theta)
 
-    ball = "adaptive" if n % 2 else "euclidean"
-    step = add(theta, perturbation(theta, gradient(theta), rho, ball))
-    whole = closeness(_flat(Flat(rho, 0.0, ball)(gradient, theta)), _flat(gradient(step)), TOLERANCE, norm(gradient(step)))
-    return min(radii, best, parts, gsam, removed, mixed, whole, measures(rng, theta, g, rho, h, linear), 1.0 if refusals() else -9.0)
+def step(rng: np.random.Generator, theta: Leaves, h: np.ndarray, flat: Flat, one_batch: bool) -> float:
+    """The direction of one step against its formula: loss x.H x/2 + b.x, where b is that of the step's batch."""
+    batches = rng.standard_normal((2, len(h)))
+    used = iter(batches[[0, 0] if one_batch else [0, 1]])
+    d = flat(lambda x: unflatten(h @ flatten(x) + next(used), theta), theta)
+    weight, x = np.abs(flatten(theta)) if flat.ball == "adaptive" else np.ones(len(h)), flatten(theta)
+    g = h @ x + batches[0]
+    g_p = h @ (x + flat.rho * weight**2 * g / np.linalg.norm(weight * g)) + batches[0]
+    claims = {"penalty": g + flat.alpha * (g_p - g), "surrogate": g_p - flat.alpha * (g - (g @ g_p) / (g_p @ g_p) * g_p)}
+    return closeness(flatten(d), claims[flat.combination], TOLERANCE, (1.0 + flat.alpha) * (np.linalg.norm(g) + np.linalg.norm(g_p)))
 
 
 def measures(rng: np.random.Generator, theta: Leaves, g: Leaves, rho: float, h: np.ndarray, linear: bool) -> float:
@@ -86,18 +89,18 @@ def measures(rng: np.random.Generator, theta: Leaves, g: Leaves, rho: float, h: 
     low = at_most(0.0, sharpness(lambda x: -float(dot(x, x)), lambda x: scale(-2.0, x), scale(0.0, theta), rho), TOLERANCE)
 
     def product(v: Leaves) -> Leaves:
-        return _like(h @ _flat(v), theta)
+        return unflatten(h @ flatten(v), theta)
 
     worst = 1.0
-    eigenvalues = np.linalg.eigvalsh((h + h.T) / 2.0)
+    eigenvalues = np.linalg.eigvals(h)
     for sign in (1.0, -1.0):  # one of the two has its largest eigenvalue in size below zero
         found = lambda_max(lambda v, sign=sign: scale(sign, product(v)), theta, rng, tolerance=1e-4, steps=300)
-        truth, reach = max(sign * eigenvalues), max(abs(eigenvalues))
+        truth, reach = np.max((sign * eigenvalues).real), np.max(np.abs(eigenvalues))
         worst = min(worst, closeness(found.value, truth, 1e-3, reach), at_most(found.residual, 2e-4 * reach, 1e-6, reach))
     one = lambda_max(lambda v: scale(-2.0, v), theta, rng)
     slow = np.diag(0.99 ** np.arange(3 * len(theta[0])))
     usual, asked = (
-        lambda_max(lambda v: _like(slow @ _flat(v), theta), theta, np.random.default_rng(1), **how)
+        lambda_max(lambda v: unflatten(slow @ flatten(v), theta), theta, np.random.default_rng(1), **how)
         for how in ({}, {"tolerance": 1e-3, "steps": 200})
     )
     if usual != asked or sharpness(loss, gradient, theta, rho) != sharpness(loss, gradient, theta, rho, "euclidean", 1):
@@ -130,15 +133,6 @@ def refusals() -> bool:
     return still and Flat(0.0, 0.0).rho == 0.0 and Flat() == Flat(0.01, 0.0) and all(rejected)
 
 
-def _flat(x: Leaves) -> np.ndarray:
-    return np.concatenate([a.ravel() for a in x])
-
-
-def _like(v: np.ndarray, x: Leaves) -> Leaves:
-    cuts = np.split(v, np.cumsum([a.size for a in x])[:-1])
-    return tuple(part.reshape(a.shape) for part, a in zip(cuts, x, strict=True))
-
-
 def symbolic() -> Iterator[Identity]:
     g, p = (sp.Matrix(sp.symbols(f"{name}0:3", real=True)) for name in "gp")
     alpha, rho = sp.symbols("alpha rho", positive=True)
@@ -159,10 +153,12 @@ LEMMA = Lemma(
         r"\langle d - g_p,\, g_p\rangle = 0\ (\mathrm{GSAM})"
     ),
     plain="SAM and ASAM perturb by rho in their own norm; GSAM takes away only what is orthogonal to the perturbed gradient.",
-    source=Source("stated", "Du et al., arXiv:2211.11004, equations 12 and 13, and its released code"),
+    source=Source(
+        "stated", "Du et al., arXiv:2211.11004, equations 12 and 13, GSAM as in its released code; the equalities are derived here"
+    ),
     assumptions={
-        "original_gradient": "g_perp is a part of the unperturbed gradient",
-        "radius": "e ends on the ball's surface",
+        "steep_point": "the gradient does not vanish at theta",
+        "one_batch": "both gradients of a step are those of one batch",
         "linear_loss": "for S = rho |g|: the loss is linear over the ball",
         "symmetric_hessian": "for lambda_max: H is symmetric",
     },
@@ -175,10 +171,10 @@ LEMMA = Lemma(
     margin=margin,
     symbolic=symbolic,
     controls=(
-        Control("original_gradient", "another gradient", {"clean": st.just(False), "alpha": st.floats(0.5, 2.0)}),
-        Control("radius", "1.5 times as far", {"unit": st.just(False)}),
+        Control("steep_point", "a stationary point", {"steep": st.just(False)}),
+        Control("one_batch", "another batch at the perturbed point", {"one_batch": st.just(False)}),
         Control("linear_loss", "a curved loss", {"linear": st.just(False)}),
-        Control("symmetric_hessian", "any matrix", {"symmetric": st.just(False), "n": st.integers(2, 4)}),
+        Control("symmetric_hessian", "another upper triangle", {"symmetric": st.just(False), "n": st.integers(2, 4)}),
     ),
     examples=40,
     code=("theory.distill.flatness",),

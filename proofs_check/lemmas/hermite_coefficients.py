@@ -31,35 +31,34 @@ def half_moment(j: int, threshold: float) -> float:
     return float(2.0 ** (j / 2 - 1) / math.sqrt(math.pi) * gamma(a) * gammaincc(a, threshold**2 / 2))
 
 
-def margin(
-    rng: np.random.Generator, hundredths: list[int], sample: int, spread: float = 1.0, threshold: float = 0.0, dropped: int = 0
-) -> float:
+def margin(rng: np.random.Generator, hundredths: list[int], beyond: int, sample: int, spread: float = 1.0, threshold: float = 0.0) -> float:
     """Polynomial p with the given coefficients: its expansion gives p back, c_k = E p^(k), and pairing with gate and relu is exact.
 
-    spread: z ~ N(0, spread^2); threshold: the kink of gate and relu, in units of spread; dropped: orders left out at the top.
+    beyond: orders of the expansion less the degree of p; spread: z ~ N(0, spread^2); threshold: the kink of gate and relu, in units of
+    spread.
     """
     p = np.asarray(hundredths) / 100.0
     degree = len(p) - 1
-    c = hermite.coefficients(Polynomial(p), degree, NODES)
-    c[degree + 1 - dropped :] = 0.0
+    last = degree + beyond
+    c = hermite.coefficients(Polynomial(p), last, NODES)
     size = sum(abs(p[j]) * math.sqrt(2.0 * half_moment(2 * j, 0.0)) for j in range(degree + 1))  # >= sqrt(E p^2)
 
     z = rng.standard_normal(16)
-    link = HermiteLink(tuple((float(c[k] / math.sqrt(math.factorial(k))), (k,)) for k in range(degree + 1)))
-    basis = sum(np.abs(he) for he in hermite.orthonormal(z, degree))
+    link = HermiteLink(tuple((float(c[k] / math.sqrt(math.factorial(k))), (k,)) for k in range(last + 1)))
+    basis = sum(np.abs(he) for he in hermite.orthonormal(z, last))
     if [len(hermite.orthonormal(z, k)) for k in range(4)] != [1, 2, 3, 4]:
         return -9.0
     expansion = closeness(link(z[:, None]), Polynomial(p)(z), TOLERANCE, size * basis)
 
     moments = [spread**j * 2.0 * half_moment(j, 0.0) * (j % 2 == 0) for j in range(degree + 1)]
-    stein = [sum(p[j] * math.perm(j, k) * moments[j - k] for j in range(k, degree + 1)) for k in range(degree + 1)]
-    unit = [math.sqrt(math.factorial(k)) * size for k in range(degree + 1)]
+    stein = [sum(p[j] * math.perm(j, k) * moments[j - k] for j in range(k, degree + 1)) for k in range(last + 1)]
+    unit = [math.sqrt(math.factorial(k)) * size for k in range(last + 1)]
 
     halves = [spread**j * half_moment(j, threshold) for j in range(degree + 2)]
     through_gate = sum(p[j] * halves[j] for j in range(degree + 1))
     through_relu = sum(p[j] * (halves[j + 1] - threshold * spread * halves[j]) for j in range(degree + 1))
     pairs = [(hermite.gate_coefficient, through_gate), (hermite.relu_coefficient, through_relu)]
-    paired = [sum(f(k) * c[k] / math.factorial(k) for k in range(degree + 1)) for f, _ in pairs]
+    paired = [sum(f(k) * c[k] / math.factorial(k) for k in range(last + 1)) for f, _ in pairs]
     return min(
         expansion,
         closeness(c, stein, TOLERANCE, unit),
@@ -111,15 +110,23 @@ LEMMA = Lemma(
     assumptions={
         "standard_gaussian": "z has variance one",
         "zero_threshold": "gate and relu switch at 0",
-        "all_orders": "the expansion runs up to the degree p of the link",
+        "all_orders": "the expansion runs up to the degree p of the link, at least",
     },
-    instances={"hundredths": st.lists(st.integers(-300, 300), min_size=1, max_size=9).filter(any), "sample": st.integers(0, 2**32 - 1)},
+    instances={
+        "hundredths": st.lists(st.integers(-300, 300), min_size=1, max_size=9).filter(any),
+        "beyond": st.integers(0, 2),
+        "sample": st.integers(0, 2**32 - 1),
+    },
     margin=margin,
     symbolic=symbolic,
     controls=(
         Control("standard_gaussian", "standard deviation 1.1 to 2", {"spread": st.floats(1.1, 2.0)}),
         Control("zero_threshold", "threshold 0.1 to 1", {"threshold": st.floats(0.1, 1.0)}),
-        Control("all_orders", "the top order left out", {"dropped": st.just(1)}),
+        Control(
+            "all_orders",
+            "one order too few",
+            {"beyond": st.just(-1), "hundredths": st.lists(st.integers(50, 300), min_size=2, max_size=9)},
+        ),
     ),
     examples=200,
     code=(

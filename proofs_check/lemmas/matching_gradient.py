@@ -6,9 +6,10 @@
     d match / d x~_m = -(y~_m L/M) [ D_m - (1/M) sum_k y~_k K_mk x~_k ]
     D_m = (1/L) sum_i g_i 1{w_i.x~_m >= 0},   K_mk = (1/L) sum_i 1{w_i.x~_m >= 0} 1{w_i.x~_k >= 0}
 
-Derivation: a_i^2 = 1 and gates are locally constant, so the match is a quadratic in x~; at a symmetric start the network and its input
-gradient vanish, so the loss gradient of row i is -a_i s_i and stays so when x~ moves. With many random directions w_i, K_mk tends to
-the arc-cosine kernel of x~_m and x~_k.
+Held to three oracles: the products of theory.distill.matching, central differences (both in `margin`), and one autograd graph (the test
+named in `also`). Derivation: a_i^2 = 1 and gates are locally constant, so the match is a quadratic in x~; at a symmetric start the network
+and its input gradient vanish, so the loss gradient of row i is -a_i s_i and stays so when x~ moves. With many random directions w_i, K_mk
+tends to the arc-cosine kernel of x~_m and x~_k.
 """
 
 from collections.abc import Iterator
@@ -147,6 +148,7 @@ LEMMA = Lemma(
         Control("off_boundary", "one point moved onto a boundary", {"on_boundary": st.just(True)}),
     ),
     examples=150,
+    also=("tests/theory/distill/test_matching.py::test_gradient_matching_differentiates_through_the_gradient",),
     code=(
         "theory.two_layer.gradient",
         "theory.two_layer.mixed",

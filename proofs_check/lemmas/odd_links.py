@@ -49,9 +49,7 @@ def margin(
     trained = -head[:, None] * gradient((head, rows, biases + bias), (x, y))[1]
     scale = float(np.mean(np.abs(y)[:, None] * np.abs(x)))
     on_sample = closeness(trained, 0.0, TOLERANCE, scale) if scale else 1.0
-    if not residual or shift or bias or not mirrored:
-        return on_sample
-    rest = link.residual
+    rest = link.residual if residual else link
     population = [half_space_mean(lambda z: rest(z[:, :r])[:, None] * z, w, link.degree + 1) for w in rows[:4]]
     return min(on_sample, closeness(population, 0.0, TOLERANCE, 10.0 * size), closeness(link.hessian, 0.0, TOLERANCE))
 

@@ -21,7 +21,7 @@ from proofs_check.smooth import TINY, Smooth, run, slope_of
 from theory.distill.adjoint import sweep, unroll
 from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import SGD
-from theory.distill.leaves import Leaves, add, axpy, dot, norm, scale, zeros_like, zip_map
+from theory.distill.leaves import Leaves, add, axpy, dot, flatten, norm, scale, zeros_like, zip_map
 from theory.distill.trajectory import Segment, StartRange, TrajectoryMatching
 from theory.distill.truncation import Window
 
@@ -57,14 +57,14 @@ def margin(
     xi, noises = objective.draw(rng), [problem.draw(rng) for _ in range(max(steps, 1 + more))]
 
     formula, frozen, _ = _gradients(problem, optimiser, objective, s, xi, noises[:steps], rng)
-    same = closeness(_flat(frozen), _flat(formula), TOLERANCE, norm(formula))
+    same = closeness(flatten(frozen), flatten(formula), TOLERANCE, norm(formula))
     first = noises[: 1 + more]
     formula, _, exact = _gradients(problem, optimiser, objective, s, xi, first, rng)
     along = zip_map(lambda a: rng.standard_normal(a.shape), s)
     true = _slope(problem, optimiser, s, along, xi, first)
     size = norm(exact) * norm(along)
     true_is_exact = closeness(dot(exact, along), true, TOLERANCE, size)
-    return min(same, true_is_exact, closeness(_flat(formula), _flat(exact), TOLERANCE, norm(exact)))
+    return min(same, true_is_exact, closeness(flatten(formula), flatten(exact), TOLERANCE, norm(exact)))
 
 
 def _gradients(
@@ -89,10 +89,6 @@ def _slope(problem: Smooth, optimiser: SGD, s: Leaves, along: Leaves, xi: Segmen
     end = run(problem, optimiser, axpy(1j * TINY, along, s), axpy(0j, xi.start, xi.start), (), noises)[0]
     gap, span = axpy(-1.0, xi.target, end), axpy(-1.0, xi.target, xi.start)
     return float(slope_of((np.asarray(dot(gap, gap)),))[0]) / float(dot(span, span))
-
-
-def _flat(x: Leaves) -> np.ndarray:
-    return np.concatenate([a.ravel() for a in x])
 
 
 def symbolic() -> Iterator[Identity]:

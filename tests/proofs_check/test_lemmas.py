@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from proofs_check.runner import PROFILES, Profile, check, property_seed, replay
 from proofs_check.search import canonical, search, survey
 from theory.assumptions import ASSUMPTIONS
 
+ROOT = Path(__file__).resolve().parents[2]
 LEMMAS = known()
 FAST = Profile("fast", 0.25)
 
@@ -61,6 +63,24 @@ def test_the_guarded_code_exists(lemma):
     assert lemma.code
     for name in lemma.code:
         assert resolve(name) is not None
+
+
+def test_tests_named_as_further_oracles_exist(lemma):
+    for name in lemma.also:
+        file, _, test = name.partition("::")
+        assert f"def {test}(" in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize("name", ["matching-gradient", "dc-dd-agree", "sweep-is-adjoint", "two-layer-derivatives"])
+def test_derivatives_name_their_autograd_oracle(name):
+    assert LEMMAS[name].also
+
+
+def test_each_statement_says_where_it_comes_from(lemma):
+    source = lemma.source
+    assert str(source).startswith(("stated: ", "derived here"))
+    assert source.sentence.startswith(("stated in the paper (", "derived here"))
+    assert source.where or lemma.number >= 100
 
 
 def resolve(name):

@@ -21,7 +21,9 @@ def test_the_documented_example_is_the_file():
 
 
 def test_the_example_holds_and_its_assumptions_are_needed():
-    lemma = registry.with_files({}, [EXAMPLE])["relu-homogeneous"]
+    lemmas, files = registry.with_files({}, [EXAMPLE])
+    assert files == {"relu-homogeneous": EXAMPLE}
+    lemma = lemmas["relu-homogeneous"]
     outcome = check(lemma, Profile("fast", 0.5), seed=2)
     assert outcome.passed, outcome.failures
     assert [control.verdict for control in outcome.controls] == ["needed", "needed"]
@@ -34,6 +36,26 @@ def test_it_is_checked_by_the_program(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| relu-homogeneous | derived here | 1/1 |" in done.stdout
     assert json.loads((tmp_path / "report.json").read_text())["lemmas"][0]["name"] == "relu-homogeneous"
+
+
+def test_a_counterexample_of_an_own_lemma_says_where_the_lemma_is(tmp_path):
+    """A slip in the file: the counterexample names it, is refused with what to add, and runs with that."""
+    file = tmp_path / "slip.py"
+    file.write_text(EXAMPLE.read_text().replace("b if bias else c * b", "b"))
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "proofs_check", *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+
+    assert call("--with", "slip.py", "--only", "relu-homogeneous", "--out", "out").returncode == 1
+    found = tmp_path / "out" / "relu-homogeneous.json"
+    assert json.loads(found.read_text())["file"] == str(file)
+    alone = call("--replay", found)
+    assert (alone.returncode, alone.stdout) == (2, "")
+    assert alone.stderr == f"error: lemma 'relu-homogeneous' is declared in {file}: add --with {file}\n"
+    together = call("--replay", found, "--with", file)
+    assert together.returncode == 1
+    assert "identical" in together.stdout
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def toy(name, margin, source):
         margin=margin,
         controls=(Control("low", "a lift", {"lift": st.just(90.0)}), Control("idle", "nothing", {})),
         examples=20,
+        also=("tests/a.py::b",),
     )
 
 
@@ -87,6 +88,41 @@ def test_a_lemma_that_fails_exits_one_and_leaves_its_counterexample(call, tmp_pa
     assert not (tmp_path / "results/proofs_check/small-enough.json").exists()
 
 
+def test_what_an_earlier_run_found_goes_when_the_lemma_holds(call, tmp_path, monkeypatch):
+    found = tmp_path / "results/proofs_check/too-small.json"
+    call("--only", "too-small")
+    assert found.exists()
+    monkeypatch.setattr(registry, "known", lambda: {"too-small": toy("too-small", TRUE.margin, FALSE.source)})
+    status, out, _ = call("--only", "too-small")
+    assert status == 0
+    assert f"too-small: removed an earlier run's {found.relative_to(tmp_path)}" in out
+    assert not found.exists()
+
+
+@pytest.mark.parametrize("content", ["{}", {"schema": 1, "lemma": "other", "instance": {}, "margin": None, "error": "x"}])
+def test_a_file_that_is_no_counterexample_of_the_lemma_stays(call, tmp_path, content):
+    (tmp_path / "here").mkdir()
+    mine = write(tmp_path / "here" / "small-enough.json", content)
+    status, out, _ = call("--only", "small-enough", "--out", "here")
+    assert status == 0
+    assert "removed" not in out
+    assert mine.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--only", "too-small", "small-enough"], {"too-small", "small-enough"}),
+        (["--only", "too-small", "--only", "small-enough"], {"too-small", "small-enough"}),
+        (["--only", "too-small"], {"too-small"}),
+        ([], {"too-small", "small-enough"}),
+    ],
+)
+def test_only_takes_names_together_and_one_by_one(call, tmp_path, words, names):
+    call(*words, "--json", "report.json")
+    assert {one["name"] for one in json.loads((tmp_path / "report.json").read_text())["lemmas"]} == names
+
+
 def test_replay_gives_the_stored_margin_bit_by_bit(call, tmp_path, lemmas, monkeypatch):
     file = tmp_path / "found.json"
     instance = {"x": 12, "y": 1 / 3}
@@ -117,7 +153,7 @@ def test_the_report(call, tmp_path):
     assert (report["schema"], report["profile"], report["seed"], report["passed"]) == (1, "ci", 4, False)
     assert report["environment"]["versions"]["hypothesis"]
     good, bad = report["lemmas"]
-    fields = "number name latex plain source assumptions code waits passed failures symbolic property controls seconds"
+    fields = "number name latex plain source assumptions code waits also passed failures symbolic property controls seconds"
     assert set(good) == set(bad) == set(fields.split())
     assert good["source"] == {"kind": "stated", "where": "a textbook"}
     assert (good["passed"], bad["passed"]) == (True, False)
@@ -184,7 +220,7 @@ def test_a_report_that_cannot_be_written_is_one_clear_line(call, tmp_path):
 
 def test_a_terminal_gets_a_drawn_table(lemmas, tmp_path):
     stream = io.StringIO()
-    status = program.run(program.Options(only=("small-enough",), out=tmp_path), Console(file=stream, force_terminal=True, width=140))
+    status = program.run(program.Options(only=(("small-enough",),), out=tmp_path), Console(file=stream, force_terminal=True, width=140))
     assert status == 0
     assert "┃" in stream.getvalue()
     assert "\x1b[32mPASS" in stream.getvalue()
@@ -210,6 +246,10 @@ def test_the_page_typesets_every_statement(call, tmp_path):
         assert f"## {lemma.name}\n\n$${lemma.latex}$$\n\n{lemma.plain}" in text
         assert lemma.plain in drawn
     assert "assumption idle: nothing at all; not needed (nothing)" in text
+    assert "- stated in the paper (a textbook)\n" in text
+    assert "- derived here (badly)\n" in text
+    assert "- one more oracle: `tests/a.py::b`" in text
+    assert "one more oracle: tests/a.py::b" in drawn
     assert "FAILS: property: margin" in text
     assert drawn.count("<svg") == 2 + len(registry.waiting())
     assert "src=" not in drawn.replace("xlink", "")
