@@ -1,21 +1,20 @@
 """Experiments to judge assumptions on: one sound experiment, and for each assumption the ways to break it alone.
 
 `sound` draws an experiment of the theory's own kind on which every assumption holds that applies; a control takes it and a generator to
-an experiment on which the named assumption fails.
+an experiment on which the named assumption fails: far outside, or a little beyond one of its bounds (proofs_check.edges).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from proofs_check.changes import Change, of_shape, with_link
+from proofs_check.edges import EDGES, beyond
 from theory import two_layer
 from theory.margins import Experiment, Thresholds
-from theory.multi_index import HermiteLink, MultiIndexModel, as_backend, draw_model
-
-Change = Callable[[Any, np.random.Generator], Experiment]
+from theory.multi_index import as_backend, draw_model
 
 D, R, L, N, M1, M2 = 24, 2, 120, 300, 32, 130
 
@@ -55,10 +54,6 @@ def sound(rng: np.random.Generator) -> Experiment:
         # The statistical ones must not fail by chance in a long search.
         thresholds=Thresholds(significance=1e-9, sigma=7.0),
     )
-
-
-def with_link(e: Any, *terms: Any) -> Experiment:
-    return replace(e, model=MultiIndexModel(e.model.B, HermiteLink(tuple(terms))))
 
 
 def small(rng: np.random.Generator, low: float = 1e-6) -> float:
@@ -111,37 +106,49 @@ def near_dependence(e: Any, rng: np.random.Generator) -> Experiment:
     return replace(e, features=features, thresholds=replace(e.thresholds, head_error=1e-8))
 
 
-def of_shape(d: int, r: int, link: str = "quadratic") -> Change:
-    return lambda e, rng: replace(e, model=draw_model(d, r, link, rng))
+def emptied(leaf: str, row: int | None = None) -> Change:
+    """An array, or one row of it, set to zero."""
+
+    def spoil(e: Any, rng: np.random.Generator) -> Experiment:
+        found = getattr(e, leaf).copy()
+        found[slice(None) if row is None else row] = 0.0
+        return replace(e, **{leaf: found})
+
+    return spoil
 
 
-CONTROLS: dict[str, list[Any]] = {
+def vanished_row(e: Any, rng: np.random.Generator) -> Experiment:
+    a, w, b = e.theta0
+    return replace(e, theta0=(a, np.where(np.arange(L)[:, None] == rng.integers(L), 0.0, w), b))
+
+
+def shared_seed(role: str, other: str) -> Change:
+    return lambda e, rng: replace(e, seeds={**e.seeds, role: (*e.seeds[role], e.seeds[other][0])})
+
+
+FAR: dict[str, list[Change]] = {
     "A1": [
         lambda e, rng: replace(e, x=2.0 * e.x),
         lambda e, rng: replace(e, x=e.x + 1.0),
         lambda e, rng: replace(e, x=np.repeat(e.x[:30], 10, axis=0)),
+        lambda e, rng: replace(e, x=np.sign(e.x)),
+        emptied("x"),
     ],
     "A2": [of_shape(2, 2), lambda e, rng: replace(e, model=as_backend(e.model, np, np.float32))],
     "A3": [off_subspace],
     "A4": [lambda e, rng: replace(e, degree=1), lambda e, rng: replace(e, target=lambda x: np.sin(x @ e.model.B[:, 0]))],
-    "A5": [
-        lambda e, rng: with_link(e, (1.0 + small(rng), (2, 0))),
-        lambda e, rng: replace(with_link(e, (1.0, (2, 0)), (small(rng), (0, 0))), preprocessed=False),
-        lambda e, rng: replace(with_link(e, (0.6, (2, 0)), (0.8, (0, 1))), preprocessed=False),
-    ],
+    "A5": [lambda e, rng: with_link(e, (1.0 + small(rng), (2, 0)))],
     "A6": [of_shape(D, R, "odd"), lambda e, rng: with_link(e, (0.8, (2, 0)), (0.6, (0, 3)))],
-    "A7": [of_shape(D, R, "odd"), lambda e, rng: with_link(e, (1.0, (2, 0)), (0.01, (0, 2)))],
+    "A7": [of_shape(D, R, "odd")],
     "A8": [
-        bent_start(0),
-        bent_start(1),
-        bent_start(2),
+        *(bent_start(leaf) for leaf in range(3)),
         lambda e, rng: replace(e, theta0=two_layer.gaussian_init(D, L, rng)),
         lambda e, rng: replace(e, theta0=tuple(x[:-1] for x in e.theta0)),
     ],
-    "A9": [scaled_start(1.0, 3.0), scaled_start(2.0, 1.0)],
+    "A9": [scaled_start(1.0, 3.0), scaled_start(2.0, 1.0), vanished_row],
     "A10": [lambda e, rng: replace(e, samples=2 * D**2), of_shape(D, R, "odd")],
     "A10-raw": [lambda e, rng: replace(e, preprocessed=False)],
-    "A11": [of_shape(8, 6), lambda e, rng: with_link(e, (1.0, (2, 0)), (0.01, (0, 2)))],
+    "A11": [of_shape(8, 6), of_shape(D, R, "odd")],
     "A12": [
         lambda e, rng: replace(e, y=e.y + small(rng)),
         lambda e, rng: replace(e, y=e.y + e.x @ np.full(D, 0.5)),
@@ -154,30 +161,38 @@ CONTROLS: dict[str, list[Any]] = {
     "A15": [
         lambda e, rng: replace(e, labels1=np.where(np.arange(M1) == rng.integers(M1), -1.0, 1.0)),
         lambda e, rng: replace(e, labels1=np.where(np.arange(M1) == rng.integers(M1), 0.0, 1.0)),
-        lambda e, rng: replace(e, labels1=np.zeros(M1)),
+        emptied("labels1"),
     ],
     "A16": [
         lambda e, rng: replace(e, points0=e.points0 * np.where(np.arange(D) == 0, 30.0, 1.0)),
         lambda e, rng: replace(e, points0=e.points0 + 5.0),
         lambda e, rng: replace(e, points0=e.points0 @ e.model.B @ e.model.B.T),
         copied_point,
+        emptied("points0", 0),
     ],
-    "A17": [lambda e, rng: replace(e, m1=R - 1), lambda e, rng: replace(of_shape(D, 1)(e, rng), m1=4)],
+    "A17": [lambda e, rng: replace(of_shape(D, 1)(e, rng), m1=4)],
     "A17-sufficient": [lambda e, rng: replace(e, m1=int(rng.integers(R, R**2)))],
-    "A18": [lambda e, rng: replace(e, starts=1)],
+    "A18": [lambda e, rng: replace(e, starts=1), lambda e, rng: replace(e, width=4)],
     "A19": [
         lambda e, rng: replace(e, biases=10.0 * e.biases),
-        lambda e, rng: replace(e, biases=np.zeros(L)),
+        emptied("biases"),
         lambda e, rng: replace(e, rows=None, biases=np.where(np.arange(L) == 0, e.biases[1], e.biases)),
-        lambda e, rng: replace(e, rows=np.zeros((L, D))),
+        emptied("rows"),
+        emptied("rows", 0),
     ],
     "A20": [lambda e, rng: replace(e, accuracy=1e-3), of_shape(D, R, "odd")],
-    "A21": [lambda e, rng: replace(e, features=e.features[: L - 1], labels2=None), repeated_feature, near_dependence],
-    "A22": [lambda e, rng: replace(e, lambda_s=1e3), lambda e, rng: replace(e, labels2=np.zeros(M2))],
+    "A21": [repeated_feature, near_dependence, emptied("features")],
+    "A22": [lambda e, rng: replace(e, lambda_s=1e3), emptied("labels2")],
     "A23": [lambda e, rng: replace(e, width=4), lambda e, rng: replace(e, samples=10), of_shape(D, 6)],
     "A24": [
-        lambda e, rng: replace(e, seeds={**e.seeds, "test": (1,)}),
-        lambda e, rng: replace(e, seeds={**e.seeds, "bias": (4,)}),
+        *(shared_seed(fresh, role) for fresh in ("test", "retrain", "bias") for role in ("train", "distil")),
+        *(shared_seed(*pair) for pair in (("test", "retrain"), ("test", "bias"), ("retrain", "bias"), ("retrain", "retrain"))),
     ],
-    "A25": [on_a_gate, lambda e, rng: replace(e, points=np.zeros((M1, D)))],
+    "A25": [on_a_gate, emptied("points"), emptied("points", 0)],
 }
+"""Ways that lie far outside, or outside of every bound."""
+
+CONTROLS: dict[str, list[Change]] = {
+    name: [*ways, *(beyond(edge) for edge in EDGES if edge.assumption == name)] for name, ways in FAR.items()
+}
+"""Every way of breaking each assumption: those far outside, and each of its clauses just beyond the bound."""

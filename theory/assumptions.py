@@ -8,11 +8,11 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.stats import kstest
+from scipy.stats import chi2, kstest
 
 from theory import hermite, memory, two_layer
 from theory.distill.leaves import Leaves
-from theory.margins import Assumption, Experiment, Margin, above, assumption, below
+from theory.margins import Assumption, Experiment, Margin, Thresholds, above, assumption, below
 from theory.multi_index import MultiIndexModel
 
 DAMIAN = "Damian, Lee, Soltanolkotabi, COLT 2022"
@@ -29,12 +29,28 @@ def _relative_to(values: np.ndarray) -> float:
     return max(1.0, float(np.max(np.abs(values))))
 
 
-@assumption("A1", "inputs are N(0, I_d): mean and covariance of the sample fluctuate no more", DAMIAN, "x")
+def _isotropic(rows: np.ndarray, thresholds: Thresholds) -> float:
+    """How near rows (n, d) are to mean zero and second moment I: the least of three margins.
+
+    Largest mean of a column, largest eigenvalue of the second moment, and its least one, which for Gaussian rows is below
+    (1 - sqrt(d/n) - t/sqrt(n))^2 with probability exp(-t^2/2) at most (Davidson and Szarek); nothing is asked of it where that is void.
+    """
+    n, d = rows.shape
+    mean = below(np.max(np.abs(rows.mean(axis=0))), thresholds.sigma / math.sqrt(n))
+    eigenvalues = np.linalg.eigvalsh(rows.T @ rows / n)
+    spread = below(max(eigenvalues[-1] - 1.0, 1.0 - eigenvalues[0]), thresholds.spectral * (math.sqrt(d / n) + d / n))
+    least = 1.0 - math.sqrt(d / n) - thresholds.sigma / math.sqrt(n)
+    return min(mean, spread, above(math.sqrt(max(eigenvalues[0], 0.0)), least) if least > 0 else math.inf)
+
+
+def _normal_law(x: np.ndarray, thresholds: Thresholds) -> float:
+    """Whether the numbers follow N(0, 1), by the test of Kolmogorov and Smirnov."""
+    return above(kstest(np.ravel(x), "norm").pvalue, thresholds.significance)
+
+
+@assumption("A1", "inputs are N(0, I_d): mean, covariance and law of the sample's entries fluctuate no more", DAMIAN, "x")
 def gaussian_inputs(e: Experiment, x: np.ndarray) -> float:
-    n, d = x.shape
-    mean = below(np.max(np.abs(x.mean(axis=0))), e.thresholds.sigma / math.sqrt(n))
-    spread = np.linalg.norm(x.T @ x / n - np.eye(d), 2)
-    return min(mean, below(spread, e.thresholds.spectral * (math.sqrt(d / n) + d / n)))
+    return min(_isotropic(x, e.thresholds), _normal_law(x, e.thresholds))
 
 
 @assumption("A2", "index directions are orthonormal and fewer than dimensions", DAMIAN, "model")
@@ -101,12 +117,14 @@ def symmetric_start(e: Experiment, theta0: Leaves) -> float:
     return below(max(float(np.max(np.abs(x))) for x in defects), e.thresholds.exact)
 
 
-@assumption("A9", "rows of the start have norm about 1 and heads are +-1", DAMIAN, "theta0")
+@assumption("A9", "rows of the start have norm about 1 and heads are +-1", f"{DAMIAN}; the shortest row {HERE}", "theta0")
 def row_norms(e: Experiment, theta0: Leaves) -> float:
     a, w, _ = theta0
-    rows = np.max(np.abs(np.linalg.norm(w, axis=1) - 1.0))
-    heads = np.max(np.abs(np.abs(a) - 1.0))
-    return min(below(rows, e.thresholds.sigma / math.sqrt(w.shape[1])), below(heads, e.thresholds.exact))
+    (width, d), lengths = w.shape, np.linalg.norm(w, axis=1)
+    long = below(np.max(np.abs(lengths - 1.0)), e.thresholds.sigma / math.sqrt(d))
+    # Of L rows from N(0, I/d) the shortest is as short as this with the probability of the significance level.
+    short = above(np.min(lengths), math.sqrt(chi2.ppf(e.thresholds.significance / width, d) / d))
+    return min(long, short, below(np.max(np.abs(np.abs(a) - 1.0)), e.thresholds.exact))
 
 
 @assumption("A10", "N >= C1 d^2 kappa^2 r, with preprocessing", DAMIAN, "model", "samples", "preprocessed")
@@ -151,12 +169,11 @@ def label_sign_constant(e: Experiment, labels1: np.ndarray) -> float:
 
 @assumption("A16", "random points are isotropic, and none is aligned with a real input", HERE, "points0")
 def isotropic_points(e: Experiment, points0: np.ndarray) -> float:
-    m, d = points0.shape
-    n = points0 / np.linalg.norm(points0, axis=1, keepdims=True)
-    # d n has unit second moment, as a Gaussian row has.
-    mean = below(np.max(np.abs(n.mean(axis=0))), e.thresholds.sigma / math.sqrt(m * d))
-    spread = np.linalg.norm(d * n.T @ n / m - np.eye(d), 2)
-    worst = min(mean, below(spread, e.thresholds.spectral * (math.sqrt(d / m) + d / m)))
+    (m, d), lengths = points0.shape, np.linalg.norm(points0, axis=1, keepdims=True)
+    if not np.all(lengths > 0):
+        return -1.0
+    n = points0 / lengths
+    worst = _isotropic(math.sqrt(d) * n, e.thresholds)
     if e.x is None:
         return worst
     # P(|cos| > t) <= (1 - t^2)^((d-1)/2) for one pair; the union over all pairs is held at the significance level.
@@ -182,7 +199,7 @@ def directions_diverse(e: Experiment, model: MultiIndexModel, width: int, starts
 
 @assumption("A19", "biases are redrawn from N(0, 1) and all kinks on a line differ", DAMIAN, "biases")
 def biases_redrawn(e: Experiment, biases: np.ndarray) -> float:
-    law = above(kstest(biases, "norm").pvalue, e.thresholds.significance)
+    law = _normal_law(biases, e.thresholds)
     slopes = np.ones_like(biases) if e.rows is None else e.rows @ e.probe(1, e.rows.shape[1])[0]
     if not np.all(slopes):
         return -1.0
@@ -208,6 +225,8 @@ def labels_determine_head(e: Experiment, features: np.ndarray) -> float:
     singular = np.linalg.svd(features, compute_uv=False)
     if m2 < width:
         return above(m2, width)
+    if not singular[0] > 0:
+        return -1.0
     rank = above(singular[-1], e.thresholds.exact * singular[0])
     error = singular[0] / singular[-1] * np.finfo(np.float64).eps if singular[-1] > 0 else math.inf
     return min(rank, below(error, e.thresholds.head_error))

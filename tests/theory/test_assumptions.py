@@ -1,15 +1,17 @@
-"""Every assumption holds on one sound experiment and fails on each of its negative controls; margins cross zero at their bounds."""
+"""Every assumption holds on sound experiments and fails in each way of breaking it; clause by clause, margins cross zero at the bound."""
 
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proofs_check.experiments import CONTROLS, M2, D, L, R, sound, with_link
-from tests.strategies import generators
+from proofs_check.changes import with_link
+from proofs_check.edges import EDGES
+from proofs_check.experiments import CONTROLS, D, sound
+from tests.strategies import generators, seeds
 from theory.assumptions import ASSUMPTIONS, margins
 from theory.margins import Assumption, Experiment, Thresholds, above, assumption, below
 
@@ -43,29 +45,47 @@ def test_raw_labels_need_the_cube():
     assert ASSUMPTIONS["A10"](replace(e, preprocessed=False)) is None
 
 
-@given(rng=generators, factor=st.floats(0.05, 20.0))
-def test_margins_are_relative_to_their_bounds(rng, factor):
-    """The quantity is set to factor times its bound: lower bounds read factor - 1, upper bounds 1 - factor."""
+distances = st.floats(-3.0, -1.0).map(lambda t: 10.0**t)
+FEWER = settings(max_examples=max(3, settings.default.max_examples // 5))
+"""There are many clauses."""
+
+
+@pytest.mark.parametrize("edge", EDGES, ids=[f"{edge.assumption}: {edge.clause}" for edge in EDGES])
+@FEWER
+@given(seed=seeds, near=distances, far=distances)
+def test_the_sign_turns_at_the_bound_of_every_clause(edge, seed, near, far):
+    """Just inside the assumption holds and just outside it does not. The margin is the relative distance to the bound on both sides, so
+    it is continuous there and falls further out: a jump or a dead zone would show.
+    """
+    inside, outside, beyond = (margin_at(edge, seed, edge.share(t)) for t in (near, -near, -near - far))
+    assert inside.holds
+    assert not outside.holds
+    if edge.whole:
+        assert inside.value >= 0 > outside.value >= beyond.value
+    else:
+        assert [inside.value, outside.value] == pytest.approx([near, -near], rel=1e-3)
+        assert beyond.value == pytest.approx(-near - far, rel=1e-3)
+
+
+def margin_at(edge, seed, share):
+    rng = np.random.default_rng(seed)
+    return ASSUMPTIONS[edge.assumption](edge.at(sound(rng), rng, share))
+
+
+@pytest.mark.parametrize("edge", [edge for edge in EDGES if edge.whole], ids=lambda edge: edge.assumption)
+def test_a_whole_number_at_its_bound_holds(edge):
+    assert margin_at(edge, 0, 1.0).holds
+
+
+def test_every_assumption_but_the_count_of_seeds_has_an_edge():
+    assert {edge.assumption for edge in EDGES} == set(ASSUMPTIONS) - {"A24"}
+
+
+@given(rng=generators, count=st.integers(1, 3))
+def test_each_shared_seed_costs_one(rng, count):
     e = sound(rng)
-    c, kappa = e.thresholds, e.model.link.kappa
-    bound = c.samples * D**2 * kappa**2 * R
-    head = np.full(L, 1.0)
-    cases = [
-        ("A7", replace(e, thresholds=replace(c, kappa=kappa / factor)), 1.0 - factor),
-        ("A10", replace(e, samples=max(1, round(factor * bound))), max(1, round(factor * bound)) / bound - 1.0),
-        ("A11", replace(e, thresholds=replace(c, dimension=D / (factor * kappa * R**1.5))), factor - 1.0),
-        ("A13", replace(e, decay=1.0 + factor * c.exact), 1.0 - factor),
-        ("A14", replace(e, points=(1.0 + factor * c.erase) * e.points0), factor - 1.0),
-        ("A18", replace(e, thresholds=replace(c, directions=L * 8 / (factor * R * D))), factor - 1.0),
-        ("A20", replace(e, accuracy=factor * c.width * R**2 * kappa**4 / L), factor - 1.0),
-        ("A22", replace(e, head=head, labels2=np.full(M2, 2.0), lambda_s=factor * M2 / L), 1.0 - factor),
-        ("A23", replace(e, thresholds=replace(c, nontrivial=(R**2 * D + L) / (factor * L * D))), 1.0 - factor),
-    ]
-    for name, experiment, expected in cases:
-        margin = ASSUMPTIONS[name](experiment)
-        assert margin.value == pytest.approx(expected, rel=1e-5, abs=1e-5)
-        if abs(expected) > 1e-4:
-            assert margin.holds == (expected > 0)
+    taken = tuple(int(k) for k in rng.permutation([1, 2, 6])[:count])
+    assert ASSUMPTIONS["A24"](replace(e, seeds={**e.seeds, "test": (3, *taken)})).value == -count
 
 
 def test_ways_around_a_bound():
