@@ -48,6 +48,11 @@ class Mutant:
     number: int
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """(module, line text, altered text): what a reason is filed under, whatever the line's number."""
+        return self.module, self.before, self.after
+
+    @property
     def title(self) -> str:
         """One line."""
         return f"{self.function}:{self.line}: {self.before}  ->  {self.after}"

@@ -1,8 +1,13 @@
 """The mutation test: closed forms altered one place at a time must be caught by the lemma that owns the altered function.
 
     owner of a function   every lemma whose `code` names it, its class or its module; a function without an owner is an error
-    caught                an identity or the property of an owner fails, by a wrong number, an error, or no end within the time limit
-    survivor              none does; with its reason where the change is known to be none (EQUIVALENT)
+    caught                an identity or the property of an owner fails, by a wrong number or an error
+    survived              none does; with its reason (proofs_check.survivors), or "unexplained"
+    timed out             no verdict within the limit: LIMIT times what its owners take on the unaltered code, at least LEAST_SECONDS
+    died                  the process ended without a verdict
+    equivalent            provably the same function (proofs_check.survivors); counts neither way
+
+share = caught / (all - equivalent). A mutant that timed out or died is in the denominator alone: no check has said that it is wrong.
 
 `python -m proofs_check.mutation` (or `make mutation`). Each mutant lives in memory only: a forked process loads the altered source in
 place of the module before anything else of the package is loaded. The tree on disk is never touched.
@@ -10,7 +15,6 @@ place of the module before anything else of the package is loaded. The tree on d
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import multiprocessing
 import sys
 import time
@@ -18,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import array_api_compat.numpy
 import jaxtyping
@@ -29,11 +33,11 @@ import scipy.stats
 import sympy
 import tyro
 
-from proofs_check.equivalent import EQUIVALENT
 from proofs_check.mutants import Mutant, functions, mutants, source
 from proofs_check.registry import known
 from proofs_check.runner import Profile, proofs, property_seed
 from proofs_check.search import search
+from proofs_check.survivors import EQUIVALENT, KNOWN
 from sims.lab.files import RunError, atomic_write, make_folder
 from sims.lab.progress import progress
 from sims.lab.report import markdown_table
@@ -50,12 +54,18 @@ MODULES = (
     "theory.distill.adjoint",
     "theory.distill.truncation",
     "theory.distill.flatness",
+    "theory.distill.adaptive",
+    "theory.distill.stages",
+    "theory.distill.curvature",
+    "theory.distill.trajectory",
 )
-"""What is altered, as far as it exists."""
+"""What is altered."""
 FAST = Profile("mutation", 0.4)
 LEAST = 0.95
+LIMIT, LEAST_SECONDS = 10.0, 20.0
 
 Owners = Mapping[str, tuple[str, ...]]
+Kind = Literal["caught", "survived", "timed out", "died", "equivalent"]
 
 
 @dataclass(frozen=True)
@@ -68,27 +78,24 @@ class Options:
     """Of the draw and of the lemmas' examples, an integer >= 0."""
     processes: int = 2
     """Mutants tested at a time."""
-    seconds: float = 60.0
-    """Time limit of one mutant."""
     only: tuple[str, ...] = ()
     """Modules or functions to alter (all when absent)."""
     out: Path = Path("results/mutation")
     """Folder for mutation.md."""
 
     def __post_init__(self) -> None:
-        if self.count < 0 or self.seed < 0 or self.processes < 1 or not self.seconds > 0:
+        if self.count < 0 or self.seed < 0 or self.processes < 1:
             raise RunError(
-                "need count >= 0, seed >= 0, processes >= 1 and seconds > 0: "
-                f"count={self.count}, seed={self.seed}, processes={self.processes}, seconds={self.seconds}"
+                f"need count >= 0, seed >= 0 and processes >= 1: count={self.count}, seed={self.seed}, processes={self.processes}"
             )
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a mutant: the lemma and check that caught it, or the reason it survived."""
+    """What became of a mutant: its class, and the check that caught it or the reason why none did."""
 
     title: str
-    caught: bool
+    kind: Kind
     how: str
 
 
@@ -111,41 +118,44 @@ def in_fork(work: Callable[[], Any], seconds: float) -> "Job":
 
     def run() -> None:
         try:
-            writer.send((True, work()))
+            writer.send(("done", work()))
         except Exception as error:  # whatever an altered module raises is a finding about it
-            writer.send((False, f"{type(error).__name__}: {error}"))
+            writer.send(("raised", f"{type(error).__name__}: {error}"))
 
     process = multiprocessing.get_context("fork").Process(target=run, daemon=True)
     process.start()
     writer.close()
-    return Job(process, reader, time.monotonic() + seconds)
+    return Job(process, reader, time.monotonic() + seconds, seconds)
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A forked process, where its result arrives, and when it has had its time."""
+    """A forked process, where its result arrives, when it has had its time, and how long that is."""
 
     process: Any
     reader: Connection
     end: float
+    seconds: float
 
-    def result(self) -> tuple[bool, Any]:
-        """(it came to an end, what it returned); kills what has not."""
+    def result(self) -> tuple[Literal["done", "raised", "timed out", "died"], Any]:
+        """(how it ended, what it returned or why it did not); kills what has not ended."""
         try:
-            done = (
-                self.reader.recv() if self.reader.poll(max(0.0, self.end - time.monotonic())) else (False, "no end within the time limit")
-            )
+            if self.reader.poll(max(0.0, self.end - time.monotonic())):
+                found = self.reader.recv()
+            else:
+                found = "timed out", f"no verdict within {self.seconds:.0f} s"
         except EOFError:
-            done = False, "the process died"
+            self.process.join()
+            found = "died", f"exit code {self.process.exitcode}"
         self.process.kill()
         self.process.join()
-        return done
+        return found
 
 
 def guarded() -> dict[str, tuple[str, ...]]:
     """lemma -> what it guards; looked up in a fork, so that this process keeps no module of the package."""
-    fine, found = in_fork(lambda: {name: lemma.code for name, lemma in known().items()}, 120.0).result()
-    if not fine:
+    end, found = in_fork(lambda: {name: lemma.code for name, lemma in known().items()}, 120.0).result()
+    if end != "done":
         raise RunError(f"the lemmas cannot be loaded: {found}")
     return found
 
@@ -179,15 +189,31 @@ def verdict(mutant: Mutant | None, lemmas: Sequence[str], seed: int) -> str | No
     return None
 
 
-def sound(table: Owners, options: Options) -> None:
-    """RunError where a lemma fails on the unaltered code: it would seem to catch everything."""
-    lemmas = sorted({lemma for found in table.values() for lemma in found})
-    fine, found = in_fork(lambda: verdict(None, lemmas, options.seed), 600.0).result()
-    if not fine or found is not None:
-        raise RunError(f"the unaltered code does not pass: {found}")
+def timed(lemmas: Sequence[str], seed: int) -> dict[str, float]:
+    """lemma -> seconds on the unaltered code; RunError where one fails there: it would seem to catch everything."""
+
+    def work() -> tuple[str | None, dict[str, float]]:
+        seconds = {}
+        for name in lemmas:
+            start = time.perf_counter()
+            failed = verdict(None, [name], seed)
+            seconds[name] = time.perf_counter() - start
+            if failed is not None:
+                return failed, seconds
+        return None, seconds
+
+    end, found = in_fork(work, 600.0).result()
+    if end != "done" or found[0] is not None:
+        raise RunError(f"the unaltered code does not pass: {found if end != 'done' else found[0]}")
+    return found[1]
 
 
-def fates(chosen: Sequence[Mutant], table: Owners, options: Options) -> list[Fate]:
+def limit(lemmas: Sequence[str], seconds: Mapping[str, float]) -> float:
+    """Seconds that a mutant with these owners has."""
+    return max(LEAST_SECONDS, LIMIT * sum(seconds[name] for name in lemmas))
+
+
+def fates(chosen: Sequence[Mutant], table: Owners, seconds: Mapping[str, float], options: Options) -> list[Fate]:
     """Tests the mutants, some at a time; in their order."""
     found: dict[int, Fate] = {}
     running: dict[int, Job] = {}
@@ -197,47 +223,49 @@ def fates(chosen: Sequence[Mutant], table: Owners, options: Options) -> list[Fat
             while queue and len(running) < options.processes:
                 k, mutant = queue.pop()
                 lemmas = table[mutant.function]
-                running[k] = in_fork(lambda mutant=mutant, lemmas=lemmas: verdict(mutant, lemmas, options.seed), options.seconds)
+                running[k] = in_fork(lambda m=mutant, names=lemmas: verdict(m, names, options.seed), limit(lemmas, seconds))
             wait([job.reader for job in running.values()], max(0.0, min(job.end for job in running.values()) - time.monotonic()))
             for k, job in [*running.items()]:
                 if job.reader.poll() or time.monotonic() >= job.end:
                     found[k] = fate(chosen[k], *job.result())
                     del running[k]
-                    bar.advance(note=f"{sum(not one.caught for one in found.values())} survive")
+                    bar.advance(note=f"{sum(one.kind != 'caught' for one in found.values())} not caught")
     return [found[k] for k in range(len(chosen))]
 
 
-def fate(mutant: Mutant, ended: bool, answer: Any) -> Fate:
-    """From what the process said."""
-    if not ended:
-        return Fate(mutant.title, True, str(answer))
-    if answer is not None:
-        return Fate(mutant.title, True, answer)
-    reason = EQUIVALENT.get((mutant.function, mutant.after))
-    return Fate(mutant.title, False, f"equivalent: {reason}" if reason else "not noticed by its owners")
+def fate(mutant: Mutant, end: Literal["done", "raised", "timed out", "died"], answer: Any) -> Fate:
+    """From how the process ended and what it said."""
+    if end == "timed out" or end == "died":
+        return Fate(mutant.title, end, answer)
+    if end == "raised" or answer is not None:
+        return Fate(mutant.title, "caught", answer)
+    if mutant.key in EQUIVALENT:
+        return Fate(mutant.title, "equivalent", EQUIVALENT[mutant.key])
+    return Fate(mutant.title, "survived", KNOWN.get(mutant.key, "unexplained"))
 
 
 def report(found: Sequence[Fate], total: int, options: Options) -> tuple[str, bool]:
-    """(Markdown, whether enough were caught). Equivalent mutants count neither way."""
-    caught = sum(one.caught for one in found)
-    equivalent = sum(one.how.startswith("equivalent") for one in found)
-    share = caught / max(1, len(found) - equivalent)
+    """(Markdown, whether enough were caught)."""
+    count = {kind: sum(one.kind == kind for one in found) for kind in get_args(Kind)}
+    judged = len(found) - count["equivalent"]
+    unexplained = sum(one.how == "unexplained" for one in found)
+    share = count["caught"] / max(1, judged)
     lines = [
-        f"{caught} of {len(found) - equivalent} mutants caught ({100 * share:.1f} %), {equivalent} more change nothing; "
+        f"{count['caught']} of {judged} mutants caught ({100 * share:.1f} %); {count['survived']} survived ({unexplained} unexplained), "
+        f"{count['timed out']} timed out, {count['died']} died; {count['equivalent']} more are equivalent; "
         f"drawn from {total} with seed {options.seed}.",
-        markdown_table(("survivor", "reason"), [(one.title, one.how) for one in found if not one.caught]),
-        markdown_table(("mutant", "caught by"), [(one.title, one.how) for one in found if one.caught]),
+        markdown_table(("not caught", "class", "reason"), [(one.title, one.kind, one.how) for one in found if one.kind != "caught"]),
+        markdown_table(("mutant", "caught by"), [(one.title, one.how) for one in found if one.kind == "caught"]),
     ]
     return "# Mutation test\n\n" + "\n\n".join(lines), share >= LEAST
 
 
 def every(options: Options) -> list[Mutant]:
     """All mutants asked for."""
-    present = [name for name in MODULES if importlib.util.find_spec(name.rpartition(".")[0]) and _path(name).is_file()]
-    found = [mutant for name in present for mutant in mutants(name, _path(name))]
+    found = [mutant for name in MODULES for mutant in mutants(name, _path(name))]
     wanted = [one for one in found if not options.only or any(one.function == o or one.function.startswith(o + ".") for o in options.only)]
     if not wanted:
-        raise RunError(f"nothing to alter in {', '.join(options.only)}; modules: {', '.join(present)}")
+        raise RunError(f"nothing to alter in {', '.join(options.only)}; modules: {', '.join(MODULES)}")
     return wanted
 
 
@@ -249,13 +277,14 @@ def _path(module: str) -> Path:
 def main() -> None:
     options = tyro.cli(Options, prog="python -m proofs_check.mutation")
     everything = every(options)
-    names = [name for module in MODULES if _path(module).is_file() for name in functions(module, _path(module))]
-    table = owners(names, guarded())
-    sound({name: found for name, found in table.items() if any(one.function == name for one in everything)}, options)
+    table = owners([name for module in MODULES for name in functions(module, _path(module))], guarded())
     rng = np.random.default_rng(options.seed)
     size = min(options.count or len(everything), len(everything))
     chosen = [everything[k] for k in np.sort(rng.choice(len(everything), size, replace=False))]
-    found = fates(chosen, table, options)
+    seconds = timed(sorted({lemma for one in chosen for lemma in table[one.function]}), options.seed)
+    longest = sum(seconds[lemma] for one in chosen for lemma in table[one.function]) / options.processes
+    print(f"{size} mutants; about {longest / 60:.1f} minutes if none were caught")
+    found = fates(chosen, table, seconds, options)
     text, enough = report(found, len(everything), options)
     make_folder(options.out)
     atomic_write(options.out / "mutation.md", text)

@@ -36,7 +36,7 @@ def relu_coefficient(k: int) -> float:
     return 1.0 / math.sqrt(2.0 * math.pi) if k == 0 else gate_coefficient(k - 1)
 
 
-def coefficients(f: Callable[[np.ndarray], np.ndarray], k_max: int, nodes: int = 128) -> np.ndarray:
+def coefficients(f: Callable[[np.ndarray], np.ndarray], k_max: int, nodes: int) -> np.ndarray:
     """c_0 .. c_{k_max} of f by Gauss-Hermite quadrature; exact for polynomials of degree <= 2 nodes - 1 - k_max.
 
     Kinks cost accuracy (error O(1/nodes) for a jump); use the closed forms for the gate and relu.

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from proofs_check import mutation
-from proofs_check.equivalent import EQUIVALENT
 from proofs_check.mutants import functions, mutants, source
-from proofs_check.mutation import MODULES, Fate, Options, fate, guarded, in_fork, owners, report
+from proofs_check.mutation import LEAST_SECONDS, LIMIT, MODULES, Fate, Options, fate, fates, guarded, in_fork, limit, owners, report, timed
+from proofs_check.survivors import EQUIVALENT, KNOWN
 from sims.lab.files import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,10 +79,10 @@ def test_sources_differ_from_the_module_in_one_place(tmp_path):
 
 
 def test_every_function_has_an_owner():
-    names = [name for module in MODULES if mutation._path(module).is_file() for name in functions(module, mutation._path(module))]
+    names = [name for module in MODULES for name in functions(module, mutation._path(module))]
     table = owners(names, guarded())
     assert set(table) == set(names)
-    assert len(names) > 60
+    assert len(names) > 100
 
 
 def test_a_function_without_an_owner_is_named():
@@ -93,40 +93,68 @@ def test_a_function_without_an_owner_is_named():
         owners(["m.f", "m.g", "m.ff"], code)
 
 
-def test_equivalent_changes_are_still_changes_of_the_code():
-    present = {
-        (one.function, one.after)
-        for module in MODULES
-        if mutation._path(module).is_file()
-        for one in mutants(module, mutation._path(module))
-    }
-    assert set(EQUIVALENT) <= present, "an entry whose code is gone"
+def test_reasons_belong_to_changes_that_exist():
+    present = {one.key for module in MODULES for one in mutants(module, mutation._path(module))}
+    assert set(EQUIVALENT) | set(KNOWN) <= present, "a reason whose code is gone"
+    assert not set(EQUIVALENT) & set(KNOWN)
+    assert all((EQUIVALENT | KNOWN).values())
 
 
-def test_a_fork_ends_with_a_result_an_error_or_its_time():
-    assert in_fork(lambda: 6 * 7, 30.0).result() == (True, 42)
-    assert in_fork(lambda: [][1], 30.0).result() == (False, "IndexError: list index out of range")
-    assert in_fork(lambda: os._exit(3), 30.0).result() == (False, "the process died")
+def test_a_fork_ends_with_a_result_an_error_its_death_or_its_time():
+    assert in_fork(lambda: 6 * 7, 30.0).result() == ("done", 42)
+    assert in_fork(lambda: [][1], 30.0).result() == ("raised", "IndexError: list index out of range")
+    assert in_fork(lambda: os._exit(3), 30.0).result() == ("died", "exit code 3")
     began = time.monotonic()
-    assert in_fork(lambda: time.sleep(60), 0.3).result() == (False, "no end within the time limit")
+    assert in_fork(lambda: time.sleep(60), 0.3).result() == ("timed out", "no verdict within 0 s")
     assert time.monotonic() - began < 30
 
 
-def test_fates_and_the_verdict(tmp_path, monkeypatch):
+def test_the_limit_follows_the_owners_own_time():
+    assert limit(("a", "b"), {"a": 1.0, "b": 0.5, "c": 99.0}) == LEAST_SECONDS
+    assert limit(("a", "b"), {"a": 10.0, "b": 4.0}) == LIMIT * 14.0
+    assert set(timed(["retrained-rows"], 0)) == {"retrained-rows"}
+    with pytest.raises(RunError, match="does not pass: KeyError"):
+        timed(["gone"], 0)
+
+
+@pytest.fixture
+def first(tmp_path):
     path = tmp_path / "m.py"
     path.write_text("def f(x):\n    return x + 1\n")
-    first, *_ = mutants("m", path)
-    assert fate(first, True, "lemma: property: margin -3").caught
-    assert fate(first, False, "no end within the time limit").caught
-    assert fate(first, True, None) == Fate(first.title, False, "not noticed by its owners")
-    monkeypatch.setitem(EQUIVALENT, (first.function, first.after), "the same")
-    assert fate(first, True, None).how == "equivalent: the same"
+    return next(iter(mutants("m", path)))
 
-    found = [Fate("a", True, "x")] * 19 + [Fate("b", False, "not noticed by its owners"), Fate("c", False, "equivalent: the same")]
+
+def test_classes_are_kept_apart(first, monkeypatch):
+    assert fate(first, "done", "lemma: property: margin -3").kind == "caught"
+    assert fate(first, "raised", "SyntaxError").kind == "caught"
+    assert fate(first, "timed out", "no verdict within 20 s") == Fate(first.title, "timed out", "no verdict within 20 s")
+    assert fate(first, "died", "exit code -9") == Fate(first.title, "died", "exit code -9")
+    assert fate(first, "done", None) == Fate(first.title, "survived", "unexplained")
+    monkeypatch.setitem(KNOWN, first.key, "a default")
+    assert fate(first, "done", None) == Fate(first.title, "survived", "a default")
+    monkeypatch.setitem(EQUIVALENT, first.key, "the same")
+    assert fate(first, "done", None) == Fate(first.title, "equivalent", "the same")
+
+
+def test_what_hangs_or_dies_is_no_catch(first, monkeypatch):
+    monkeypatch.setattr(mutation, "LEAST_SECONDS", 0.5)
+    for verdict, kind in ((lambda *_: time.sleep(60), "timed out"), (lambda *_: os._exit(1), "died")):
+        monkeypatch.setattr(mutation, "verdict", verdict)
+        assert [one.kind for one in fates([first], {"m.f": ("a",)}, {"a": 0.0}, Options())] == [kind]
+
+
+def test_the_share_counts_only_what_a_check_refused():
+    found = [Fate("a", "caught", "x")] * 19 + [Fate("b", "survived", "unexplained"), Fate("c", "equivalent", "the same")]
     text, enough = report(found, 300, Options())
     assert enough
-    assert "19 of 20 mutants caught (95.0 %), 1 more change nothing; drawn from 300 with seed 0." in text
-    assert "| b | not noticed by its owners |" in text
+    assert "19 of 20 mutants caught (95.0 %); 1 survived (1 unexplained), 0 timed out, 0 died; 1 more are equivalent" in text
+    assert "drawn from 300 with seed 0." in text
+    assert "| b | survived | unexplained |" in text
+    for kind in ("timed out", "died"):
+        text, enough = report([*found, Fate("d", kind, "why")], 300, Options())
+        assert not enough
+        assert f"1 {kind}" in text
+        assert f"| d | {kind} | why |" in text
     assert not report(found[1:], 300, Options())[1]
 
 
@@ -144,7 +172,7 @@ def test_a_closed_form_altered_anywhere_is_caught(tmp_path):
     before = digest()
     done = call(tmp_path, "--only", "theory.predictions.retrained_noise", "--count", "0")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "(100.0 %), 0 more change nothing" in done.stdout
+    assert "(100.0 %); 0 survived" in done.stdout
     text = (tmp_path / "mutation.md").read_text()
     assert text.count("retrained-rows: property") >= 4
     assert digest() == before
