@@ -1,14 +1,41 @@
-"""Teacher rows and distilled points of drawn samples, and the moments that their energies are made of, by quadrature.
+"""Teacher rows and distilled points of drawn samples, the moments that their energies are made of, and what the lemmas on both share.
 
 rows      g(w) = (1/N) sum_n y_n x_n 1{w.x_n >= 0}          points   D(u) = (1/K) sum_i g(w_i) 1{w_i.u >= 0}
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import strategies as st
 
-from proofs_check.gaussian import gauss_nodes
+from proofs_check.gaussian import gauss_nodes, links
+from proofs_check.lemma import Control, Strategies
+from proofs_check.margins import Z_LIMIT
 from theory.multi_index import HermiteLink
+from theory.predictions import PREPROCESSING, Energy
+
+ALLOWED = 0.15
+"""Relative room for the orders in 1/N and 1/d that the predicted energies leave out."""
+INSTANCES: Strategies = {
+    "terms": links([1, 2, 3], max_r=2).filter(lambda terms: any(sum(k) == 2 for _, k in terms)),
+    "extra": st.integers(8, 12),
+    "per_d": st.integers(30, 50),
+    "noise": st.sampled_from([0.0, 0.5, 1.0]),
+    "preprocessing": st.sampled_from(PREPROCESSING),
+    "sample": st.integers(0, 2**32 - 1),
+}
+"""Instances of a lemma on energies; extra: d - r, per_d: N/d."""
+CONTROLS = (
+    Control("gaussian_inputs", "standard deviation 1.3 to 1.6", {"spread": st.floats(1.3, 1.6)}),
+    Control(
+        "preprocessing",
+        "a linear part is left in",
+        {"removed": st.just("none"), "preprocessing": st.just("ols"), "terms": st.just([[150, [1]], [50, [2]]])},
+    ),
+)
+"""What every such lemma can do without."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +79,18 @@ def on_and_off(x: np.ndarray, r: int) -> np.ndarray:
     """(replicates, 2): mean energy on S* and off it over the second axis of x (R, K, d)."""
     square = np.mean(x**2, axis=1)
     return np.stack([np.sum(square[:, :r], axis=1), np.sum(square[:, r:], axis=1)], axis=1)
+
+
+def energies_agree(x: np.ndarray, r: int, claim: Energy) -> float:
+    """Drawn vectors (replicates, n, d) against their expected energies, in standard errors with ALLOWED of relative room."""
+    seen, found = on_and_off(x, r), np.array([claim.on, claim.off])
+    error = np.std(seen, axis=0, ddof=1) / math.sqrt(len(seen))
+    return 1.0 - float(np.max(np.abs(np.mean(seen, axis=0) - found) / (Z_LIMIT * error + ALLOWED * found)))
+
+
+def in_every_way(agrees: Callable[[float, str], float], noise: float) -> float:
+    """The least of agrees(noise, preprocessing) over every preprocessing, at the noise given and at more."""
+    return min(agrees(sigma, how) for sigma in (noise, noise + 0.7) for how in PREPROCESSING)
 
 
 def directions(rng: np.random.Generator, *shape: int) -> np.ndarray:

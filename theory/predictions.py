@@ -131,8 +131,9 @@ def signal_shrinkage(d: int, n: int, preprocessing: str) -> float:
     return 1.0 if preprocessing == "none" else 1.0 - (d + 4) / n
 
 
-def _noise_factor(d: int, n: int, preprocessing: str) -> float:
-    return 1.0 / n if preprocessing == "none" else (1.0 - (d + 1) / n) / n
+def _noise_factor(d: int, n: int) -> float:
+    """1/N times what fitting d + 1 coefficients leaves of the noise."""
+    return (1.0 - (d + 1) / n) / n
 
 
 def even_part(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str = "ols") -> Energy:
@@ -167,7 +168,7 @@ def row_noise(link: HermiteLink, noise: float, d: int, n: int, preprocessing: st
         return Energy(chi / 4, sigma2 * (d - r) / 4) * (1.0 / n)
     explained = 1.0 / (2.0 * math.pi * d)
     on = chi / 4 - (2.0 * chi - sigma2 * r) * explained
-    energy = Energy(on, sigma2 * (d - r) * (0.25 - explained)) * _noise_factor(d, n, preprocessing)
+    energy = Energy(on, sigma2 * (d - r) * (0.25 - explained)) * _noise_factor(d, n)
     if preprocessing == "ols":
         return energy
     left = beta2 / n * (explained + 0.25 * d / n)
@@ -197,7 +198,7 @@ def point_noise(link: HermiteLink, noise: float, d: int, n: int, preprocessing: 
     if preprocessing == "none":
         return Energy(chi, sigma2 * (d - r)) * (kernel / n)
     on = chi * kernel - (2.0 * chi - sigma2 * r) * explained
-    return Energy(on, sigma2 * (d - r) * (kernel - explained)) * _noise_factor(d, n, preprocessing)
+    return Energy(on, sigma2 * (d - r) * (kernel - explained)) * _noise_factor(d, n)
 
 
 def distilled_points(link: HermiteLink, noise: float, d: int, n: int, k: int | None = None, preprocessing: str = "ols") -> Energy:

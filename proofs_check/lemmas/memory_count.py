@@ -51,24 +51,15 @@ def margin(
         memory.weights(width, d, bytes_per_float=2),
         memory.raw_subset(m1, d, bytes_per_float=4),
     )
+    alone = memory.Memory(3) == memory.Memory(3, 8) and memory.Memory(3).bytes == 24
     of_bytes = [(one.bytes, one.bytes_per_float) for one in (*found, *narrow, memory.subspace(r, d, bytes_per_float=1))]
     widths = [8, 8, 8, 8, 4, 2, 4, 1]
     floats = [one.floats for one in (*found, *found[:3], found[3])]
     byte = closeness([a for a, _ in of_bytes], [n * b for n, b in zip(floats, widths, strict=True)], 0.5)
-    zero = (
-        memory.distilled(0, 0, 0).floats
-        == memory.raw_subset(0, 0).floats
-        == memory.weights(0, 0).floats
-        == memory.subspace(0, 0).floats
-        == 0
-    )
-    zero = zero and memory.raw_points_for(0, 0) == 0
-    return min(
-        counted,
-        labelled,
-        byte,
-        1.0 if smaller == law and fits and zero and all(refuses(getattr(memory, name), *bad) for name, bad in REFUSED.items()) else -9.0,
-    )
+    empty = memory.distilled(0, 0, 0), memory.raw_subset(0, 0), memory.weights(0, 0), memory.subspace(0, 0)
+    zero = all(one.floats == 0 for one in empty) and memory.raw_points_for(0, 0) == 0
+    refused = all(refuses(getattr(memory, name), *bad) for name, bad in REFUSED.items())
+    return min(counted, labelled, byte, 1.0 if smaller == law and fits and zero and alone and refused else -9.0)
 
 
 def symbolic() -> Iterator[Identity]:

@@ -18,14 +18,14 @@ import numpy as np
 import sympy as sp
 from hypothesis import strategies as st
 
-from proofs_check.gaussian import exact_half_mean, link_of, links
+from proofs_check.gaussian import exact_half_mean, link_of
 from proofs_check.lemma import Control, Identity, Lemma, Source
-from proofs_check.margins import Z_LIMIT, closeness, refuses
-from proofs_check.sampled import directions, drawn_rows, moments, on_and_off
+from proofs_check.margins import closeness, refuses
+from proofs_check.sampled import CONTROLS, INSTANCES, directions, drawn_rows, energies_agree, in_every_way, moments
 from theory import predictions
 from theory.multi_index import HermiteLink
 
-EXACT, ALLOWED = 1e-11, 0.15
+EXACT = 1e-11
 REPLICATES, ROWS = 120, 4
 FAR = 10**6
 
@@ -69,16 +69,13 @@ def margin(
     link = link_of(terms)
     r, d = link.r, link.r + extra
     n = per_d * d
-    claim = predictions.teacher_rows(link, noise, d, n, preprocessing)
-    found = np.array([claim.on, claim.off])
-    exact = min(written(link, sigma, d, n, how) for sigma in (noise, noise + 0.7) for how in predictions.PREPROCESSING)
+    exact = in_every_way(lambda sigma, how: written(link, sigma, d, n, how), noise)
 
     w = directions(rng, REPLICATES, ROWS, d)
     if inside:
         w[..., r:] = 0.0
-    seen = on_and_off(drawn_rows(link, noise, d, n, w, removed or preprocessing, rng, spread), r)
-    error = np.std(seen, axis=0, ddof=1) / math.sqrt(REPLICATES)
-    sampled = 1.0 - float(np.max(np.abs(np.mean(seen, axis=0) - found) / (Z_LIMIT * error + ALLOWED * found)))
+    rows = drawn_rows(link, noise, d, n, w, removed or preprocessing, rng, spread)
+    sampled = energies_agree(rows, r, predictions.teacher_rows(link, noise, d, n, preprocessing))
 
     quadratic, many = HermiteLink(tuple(term for term in link.terms if sum(term[1]) == 2)), per_d * FAR**3
     far = predictions.teacher_rows(quadratic, noise, FAR, many).ratio
@@ -136,25 +133,10 @@ LEMMA = Lemma(
         "preprocessing": "mean and linear part are removed as stated",
         "isotropic_rows": "w is uniform on the unit sphere",
     },
-    instances={
-        "terms": links([1, 2, 3], max_r=2).filter(lambda terms: any(sum(k) == 2 for _, k in terms)),
-        "extra": st.integers(8, 12),
-        "per_d": st.integers(30, 50),
-        "noise": st.sampled_from([0.0, 0.5, 1.0]),
-        "preprocessing": st.sampled_from(predictions.PREPROCESSING),
-        "sample": st.integers(0, 2**32 - 1),
-    },
+    instances=INSTANCES,
     margin=margin,
     symbolic=symbolic,
-    controls=(
-        Control("gaussian_inputs", "standard deviation 1.3 to 1.6", {"spread": st.floats(1.3, 1.6)}),
-        Control(
-            "preprocessing",
-            "a linear part is left in",
-            {"removed": st.just("none"), "preprocessing": st.just("ols"), "terms": st.just([[150, [1]], [50, [2]]])},
-        ),
-        Control("isotropic_rows", "rows in S* alone", {"inside": st.just(True)}),
-    ),
+    controls=(*CONTROLS, Control("isotropic_rows", "rows in S* alone", {"inside": st.just(True)})),
     examples=25,
     code=(
         "theory.predictions._check",
