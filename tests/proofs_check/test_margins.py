@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
-from proofs_check.margins import COMPARISONS, FALSE_ALARM, LOWEST, Z_LIMIT, closeness, frequency, sampled, sampled_mean
+from proofs_check.margins import COMPARISONS, FALSE_ALARM, LOWEST, SKEWED_ALARM, Z_LIMIT, closeness, frequency, sampled, sampled_mean
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=5), st.floats(-3, 3))
@@ -39,6 +39,34 @@ def test_sampled_means_of_a_true_claim_are_normal_deviates():
     rng = np.random.default_rng(0)
     z = [Z_LIMIT * (1 - sampled_mean(rng.exponential(size=2000), 1.0)) for _ in range(500)]
     assert kstest(z, "halfnorm").pvalue > 1e-3
+
+
+def refused_squares(n, shrunk, draws, rng):
+    """(chance that the true mean of n squares of Gaussians is refused, its standard error), from draws of variance `shrunk` reweighted."""
+    squares = shrunk * rng.standard_normal((draws, n)) ** 2
+    weight = np.exp(0.5 * n * math.log(shrunk) + 0.5 * (1.0 / shrunk - 1.0) * squares.sum(axis=1))
+    refused = np.array([sampled_mean(one, 1.0) <= 0 for one in squares]) * weight
+    return refused.mean(), refused.std() / math.sqrt(draws)
+
+
+@pytest.mark.parametrize(("n", "shrunk", "chance"), [(100, 0.55, 1.08e-5), (200, 0.58, SKEWED_ALARM), (1000, 0.76, 9.8e-10)])
+def test_means_of_squares_are_refused_more_often_than_normal_ones(n, shrunk, chance):
+    found, error = refused_squares(n, shrunk, 6000, np.random.default_rng(0))
+    assert error < 0.1 * chance
+    assert abs(found - chance) < 4 * error
+    assert found > 1000 * FALSE_ALARM / COMPARISONS
+
+
+def test_the_reweighted_draws_see_the_plain_frequency():
+    """At 100 squares a lower limit is met often enough to be counted without any reweighting."""
+    rng = np.random.default_rng(1)
+    plain = np.array([Z_LIMIT * (1 - sampled_mean(rng.standard_normal(100) ** 2, 1.0)) > 4.0 for _ in range(20_000)])
+    squares = 0.75 * rng.standard_normal((6000, 100)) ** 2
+    weight = np.exp(50 * math.log(0.75) + squares.sum(axis=1) / 6.0)
+    tilted = weight * [Z_LIMIT * (1 - sampled_mean(one, 1.0)) > 4.0 for one in squares]
+    error = math.hypot(plain.std() / math.sqrt(len(plain)), tilted.std() / math.sqrt(len(tilted)))
+    assert 0 < abs(plain.mean() - tilted.mean()) < 4 * error
+    assert plain.mean() > 20 * 2 * norm.sf(4.0)
 
 
 def test_sampled_mean_catches_a_shift_and_allows_constants():
