@@ -18,9 +18,10 @@ from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.margins import closeness, log_slope
 from sims.student import RealSample, Student
 from sims.two_phase import RowsOnly, rows_part
+from theory import two_layer
 from theory.distill.adjoint import sweep, unroll
 from theory.distill.inner_optim import SGD
-from theory.distill.leaves import norm
+from theory.distill.leaves import dot, norm
 from theory.distill.matching import DISTANCES, PerformanceMatching, gradient_matching
 from theory.distill.truncation import Window
 
@@ -51,7 +52,7 @@ def margin(
     s, real_set = (rng.standard_normal((m, d)), rng.standard_normal(m)), (real.x, real.y)
     g_s = problem.gradient(theta, s, None)
     g_t = problem.gradient(problem.init(rng) if moved else theta, real_set, None)
-    dc = gradient_matching(problem, DISTANCES[distance], theta, s, None, g_t)[1][0]
+    match, (dc, _) = gradient_matching(problem, DISTANCES[distance], theta, s, None, g_t)
     turn = np.abs(real.x @ theta[1].T) / np.maximum(np.abs(real.x @ g_s[1].T), 1e-300)
     etas = 0.5 * stretch * min(1.0, float(np.min(turn))) * 0.5 ** np.arange(STEPS)
 
@@ -63,10 +64,13 @@ def margin(
 
     found = [dd(float(eta)) for eta in etas]
     remainder = problem.mixed(theta, s, None, problem.second_order(theta, real_set, None, g_s)[0])[0]
+    real_loss = PerformanceMatching(real).value_and_grad(theta, s, None)[0]
+    values = [float(dot(g_s, g_t)), float(np.mean((two_layer.value(theta, real.x) - real.y) ** 2)) / 2.0]
+    valued = closeness([-match, real_loss], values, EXACT, norm(g_s) * norm(g_t) + values[1])
     size = norm((dc,)) + norm((found[0],)) + etas[0] * norm((remainder,))
     if size == 0.0:
-        return 1.0
-    exact = closeness(found[0], dc + etas[0] * remainder, EXACT, size)
+        return valued
+    exact = min(valued, closeness(found[0], dc + etas[0] * remainder, EXACT, size))
     gaps = np.array([norm((one - dc,)) for one in found])
     if gaps[-1] <= 1e-8 * size or not norm((dc,)):  # nothing to fit a slope to
         return exact
