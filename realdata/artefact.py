@@ -7,7 +7,8 @@ import numpy as np
 
 from realdata import figures
 from realdata.checkpoint import CurvePoint
-from realdata.config import DistillConfig, as_settings, stored_config
+from realdata.checks import positive
+from realdata.config import OPTIMISERS, DistillConfig, as_settings, stored_config
 from realdata.data import source
 from realdata.networks import convnet, parameter_count
 from realdata.preprocess import Transform, load_transform
@@ -15,8 +16,10 @@ from realdata.task import augmentation
 from sims.lab.artefact import SUMS, read_artefact, write_artefact
 from sims.lab.files import RunError
 from sims.lab.store import package_version
+from theory.distill.inner_optim import InnerOptimiser
 
 FOLDER = "distilled"  # the artefact's place in a run folder
+TENSORS = ("images", "labels", "step_size", "images_ema")
 
 CARD = """# {title}
 
@@ -28,14 +31,13 @@ A synthetic training set: a network trained on these {count} images alone classi
 | network | ConvNet depth {depth}, width {width}, {norm} norm, {pooling} pooling: {parameters} parameters |
 | training on it | {inner}, learning rate {inner_lr}, warps: {augment} |
 | storage | {floats} floats of images, {label_floats} of labels |
-| held-out accuracy | {mean:.1f} % (std {std:.1f} over {networks} networks, {horizon} steps), at outer step {best} |
+| held-out accuracy | {accuracy} |
 
-The held-out images are part of the training split. They chose among {points} outer steps, so the figure above leans upwards; the test
-split was not read. `python -m realdata evaluate` measures it.
+{selection} `python -m realdata evaluate` measures it.
 
 ## Content
 
-`data.safetensors`: `images` ({shape}, float32, transformed units, classes in order) and `labels` ({labels}).
+`data.safetensors`: `images` ({shape}, float32, transformed units, classes in order) and `labels` ({labels}){more}.
 `transform.safetensors`: the {transform} transform fitted on real training images; new images pass through it before a network sees them.
 `grid.png`: the images turned back to intensities, each stretched to the full range. Classes: {classes}.
 
@@ -46,21 +48,70 @@ terms of use go on applying. Made by distillation-laws {version}; `config.toml` 
 """
 
 
+MEASURED = "{mean:.1f} % (std {std:.1f} over {networks} networks, {horizon} steps), at outer step {best}"
+SELECTED = (
+    "The held-out images are part of the training split. They chose among {points} outer steps, so the figure above leans upwards; the\n"
+    "test split was not read."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class DistilledSet:
-    """images (n, channels, height, width) float32 in transformed units, class-major; labels (n,) int64 or (n, classes) probabilities."""
+    """What a network is trained on.
+
+    images     (n, channels, height, width) float32 in transformed units, class-major
+    labels     (n,) int64 or (n, classes) probabilities
+    classes    their names; those of the data set by default
+    step_size  learned learning rate of training on the set, None: the configuration's
+    images_ema the running average (EMA) of the images, shaped as they are, None where the run kept none
+    """
 
     images: np.ndarray
     labels: np.ndarray
     transform: Transform
     config: DistillConfig
+    classes: tuple[str, ...] = ()
+    step_size: float | None = None
+    images_ema: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        known = source(self.config.dataset)
+        object.__setattr__(self, "classes", self.classes or known.classes)
+        n, classes = self.config.ipc * len(known.classes), len(known.classes)
+        if self.images.shape != (n, *known.shape) or self.labels.shape not in ((n,), (n, classes)):
+            raise RunError(
+                f"images {self.images.shape} and labels {self.labels.shape} do not fit {self.config.dataset} at {self.config.ipc} per class"
+            )
+        if len(self.classes) != classes:
+            raise RunError(f"{self.config.dataset} has {classes} classes, the distilled set names {len(self.classes)}")
+        if self.images_ema is not None and self.images_ema.shape != self.images.shape:
+            raise RunError(f"images_ema {self.images_ema.shape} must be shaped as the images {self.images.shape}")
+        if self.step_size is not None:
+            positive(step_size=self.step_size)
+
+    def optimiser(self) -> InnerOptimiser:
+        """The optimiser of training on the set."""
+        return OPTIMISERS[self.config.inner](self.config.inner_lr if self.step_size is None else self.step_size)
+
+    def data(self) -> dict[str, np.ndarray]:
+        """The tensors of data.safetensors."""
+        optional = {"step_size": self.step_size, "images_ema": self.images_ema}
+        return {"images": self.images, "labels": self.labels} | {name: np.asarray(x) for name, x in optional.items() if x is not None}
 
 
-def write_set(place: Path, distilled: DistilledSet, best: CurvePoint, points: int) -> Path:
-    """Writes the artefact folder; an older one there is replaced when the new one is complete."""
+def write_set(place: Path, distilled: DistilledSet, best: CurvePoint | None, points: int = 0, note: str = "") -> Path:
+    """Writes the artefact folder; an older one there is replaced when the new one is complete.
+
+    best, points  the measurement that chose the set, and how many there were; without one, `note` says where the set comes from
+    """
     config, known = distilled.config, source(distilled.config.dataset)
-    grid = figures.image_grid(distilled.transform.invert(distilled.images), known.classes)
+    grid = figures.image_grid(distilled.transform.invert(distilled.images), distilled.classes)
     soft = distilled.labels.ndim == 2
+    accuracy, selection = "not measured", f"{note} The test split was not read."
+    if best is not None:
+        networks, horizon = config.curve_networks, config.horizon
+        accuracy = MEASURED.format(mean=100 * best.mean, std=100 * best.std, networks=networks, horizon=horizon, best=best.step)
+        selection = SELECTED.format(points=points)
     card = CARD.format(
         title=f"{config.dataset}, {config.ipc} image{'s' if config.ipc > 1 else ''} per class, {config.method}",
         count=len(distilled.images),
@@ -76,26 +127,22 @@ def write_set(place: Path, distilled: DistilledSet, best: CurvePoint, points: in
         pooling=config.network.pooling,
         parameters=parameter_count(convnet(config.network, known.shape, len(known.classes))),
         inner=config.inner,
-        inner_lr=config.inner_lr,
+        inner_lr=f"{distilled.optimiser().lr:.6g}" + (" (learned)" if distilled.step_size is not None else ""),
         augment=augmentation(config).name,
         floats=distilled.images.size,
         label_floats=distilled.labels.size if soft else 0,
-        mean=100 * best.mean,
-        std=100 * best.std,
-        networks=config.curve_networks,
-        best=best.step,
-        points=points,
+        accuracy=accuracy,
+        selection=selection,
         shape="x".join(map(str, distilled.images.shape)),
         labels="probabilities of each class" if soft else "class numbers",
         transform=config.transform,
-        classes=", ".join(known.classes),
+        more="" if distilled.images_ema is None else "; `images_ema`, their running average, is another set with the same labels",
+        classes=", ".join(distilled.classes),
         version=package_version(),
     )
-    tensors = {
-        "data.safetensors": {"images": distilled.images, "labels": distilled.labels},
-        "transform.safetensors": distilled.transform.tensors(),
-    }
-    return write_artefact(place, tensors, card, as_settings(config), {"grid.png": figures.render(grid, "png")}, replace=True)
+    tensors = {"data.safetensors": distilled.data(), "transform.safetensors": distilled.transform.tensors()}
+    settings = as_settings(config) | {"classes": list(distilled.classes)}
+    return write_artefact(place, tensors, card, settings, {"grid.png": figures.render(grid, "png")}, replace=True)
 
 
 def find_set(place: Path) -> Path:
@@ -107,11 +154,23 @@ def read_set(place: Path) -> DistilledSet:
     """The distilled set in an artefact folder or in a run folder, checksums and shapes verified."""
     folder = find_set(place)
     artefact = read_artefact(folder)
-    config = stored_config(artefact.config, str(folder / "config.toml"))
-    known = source(config.dataset)
-    if set(artefact.data) != {"images", "labels"} or "transform.safetensors" not in artefact.tensors:
+    settings = dict(artefact.config)
+    classes = settings.pop("classes", [])
+    config = stored_config(settings, str(folder / "config.toml"))
+    data = dict(artefact.data)
+    if not {"images", "labels"} <= data.keys() <= set(TENSORS) or "transform.safetensors" not in artefact.tensors:
         raise RunError(f"{folder} must hold images, labels and a transform: this is no distilled image set")
-    images, labels, count = artefact.data["images"], artefact.data["labels"], config.ipc * len(known.classes)
-    if images.shape != (count, *known.shape) or labels.shape not in ((count,), (count, len(known.classes))):
-        raise RunError(f"{folder}: images {images.shape} and labels {labels.shape} do not fit {config.dataset} at {config.ipc} per class")
-    return DistilledSet(images, labels, load_transform(artefact.tensors["transform.safetensors"]), config)
+    step = data.get("step_size")
+    transform = load_transform(artefact.tensors["transform.safetensors"])
+    try:
+        return DistilledSet(
+            data["images"],
+            data["labels"],
+            transform,
+            config,
+            tuple(map(str, classes)),
+            None if step is None else float(step),
+            data.get("images_ema"),
+        )
+    except (RunError, TypeError) as error:
+        raise RunError(f"{folder}: {error}") from error

@@ -22,6 +22,7 @@ from torch import nn
 from realdata.augment import Augment, Warp
 from realdata.lift import Tensors
 from realdata.second_order import StepDerivatives, compiler_here, derivatives, forward, leaf
+from realdata.streaming import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +138,12 @@ class ModuleProblem:
 class RealImages:
     """Mean cross-entropy on a drawn real batch, as a RealLoss; worked off `chunk` images at a time, so memory does not grow with the batch.
 
-    images (n, channels, height, width) and labels (n,) int64 lie on the device; `batch` rows are drawn without replacement.
+    images (n, channels, height, width), indexed by rows, and labels (n,) int64 on the device; `batch` rows are drawn without replacement.
     On a CPU small chunks (64) stay in cache and are also the fastest. Batch norm takes the statistics of the chunk it sees.
     """
 
     module: nn.Module
-    images: torch.Tensor
+    images: Rows
     labels: torch.Tensor
     batch: int
     augment: Augment
@@ -161,9 +162,9 @@ class RealImages:
     def loss_and_gradient(self, theta: Tensors, xi: Batch) -> tuple[float, Tensors]:
         rows = torch.arange(len(self.images)) if xi.rows is None else torch.from_numpy(xi.rows)
         theta = leaf(theta)
-        value, total = torch.zeros((), dtype=torch.float64, device=self.images.device), None
+        value, total = torch.zeros((), dtype=torch.float64, device=self.labels.device), None
         for start in range(0, len(rows), self.chunk):
-            part = rows[start : start + self.chunk].to(self.images.device)
+            part = rows[start : start + self.chunk].to(self.labels.device)
             images = self.images[part] if xi.warp is None else xi.warp.part(start, start + self.chunk)(self.images[part])
             loss = F.cross_entropy(forward(self.module, theta, images), self.labels[part], reduction="sum") / len(rows)
             grad = torch.autograd.grad(loss, theta)

@@ -1,4 +1,6 @@
-"""The state of a distillation on disk: one safetensors file, tensors in its body and JSON in its header, replaced in one step.
+"""The state of a piece of work on disk: one safetensors file, tensors in its body and JSON in its header, replaced in one step.
+
+`write_parts` and `read_parts` do so for any record and named tuples of tensors, the rest of the module for the state of a distillation.
 
 Numbers come back bit for bit (JSON writes the shortest decimal that reads back as the same float64), so a continued run repeats the
 uninterrupted one.
@@ -6,6 +8,7 @@ uninterrupted one.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from theory.distill.stages import Stage, StageState
 
 FILE = "checkpoint.safetensors"
 FORMAT = 2
+DAMAGE = (SafetensorError, OSError, KeyError, TypeError, ValueError)  # what reading a damaged file may raise
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,17 @@ def write_checkpoint(folder: Path, state: RunState) -> None:
     parts = {"s": outer.s, "best": state.best} | {f"slot{i}": slot for i, slot in enumerate(outer.slots)}
     if outer.s_average is not None:
         parts["average"] = outer.s_average
-    tensors = {f"{name}.{k}": leaf.cpu().numpy() for name, leaves in parts.items() for k, leaf in enumerate(leaves)}
     record = {
         "format": FORMAT,
         "step": outer.step,
         "clip_average": outer.clip_average,
         "profile": outer.profile,
         "stage": dataclasses.asdict(outer.stage),
-        "parts": {name: len(leaves) for name, leaves in parts.items()},
         "curve": [dataclasses.asdict(point) for point in state.curve],
         "losses": state.losses,
         "seconds": state.seconds,
     }
-    atomic_write(folder / FILE, save({name: np.ascontiguousarray(array) for name, array in tensors.items()}, {"state": json.dumps(record)}))
+    write_parts(folder / FILE, record, parts)
 
 
 def read_checkpoint(folder: Path, device: torch.device) -> RunState | None:
@@ -78,18 +80,32 @@ def read_checkpoint(folder: Path, device: torch.device) -> RunState | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            record = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 - no mapping
+        record, parts = read_parts(path, device)
         if record["format"] != FORMAT:
             raise RunError(f"{path} is of format {record['format']}, this version writes {FORMAT}: choose another --out")
-        return _state(record, tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        return _state(record, parts)
+    except DAMAGE as error:
         raise RunError(f"{path} is damaged ({error}): remove it to start the run anew, or choose another --out") from error
 
 
-def _state(record: dict[str, Any], tensors: dict[str, torch.Tensor]) -> RunState:
-    parts = {name: tuple(tensors[f"{name}.{k}"] for k in range(count)) for name, count in record["parts"].items()}
+def write_parts(path: Path, record: Mapping[str, Any], parts: Mapping[str, Tensors]) -> None:
+    """Stores a JSON record and named tuples of tensors, whole or not at all."""
+    tensors = {f"{name}.{k}": leaf.cpu().numpy() for name, leaves in parts.items() for k, leaf in enumerate(leaves)}
+    counts = {name: len(leaves) for name, leaves in parts.items()}
+    header = {"state": json.dumps({**record, "parts": counts})}
+    atomic_write(path, save({name: np.array(array, order="C") for name, array in tensors.items()}, header))
+
+
+def read_parts(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensors]]:
+    """(record, parts) of a file of `write_parts`; one of DAMAGE where it is none."""
+    with safe_open(path, framework="pt") as file:
+        record = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 - no mapping
+    counts = record.pop("parts").items()
+    return record, {name: tuple(tensors[f"{name}.{k}"] for k in range(count)) for name, count in counts}
+
+
+def _state(record: dict[str, Any], parts: dict[str, Tensors]) -> RunState:
     slots = tuple(parts[f"slot{i}"] for i in range(sum(name.startswith("slot") for name in parts)))
     profile, stage = record["profile"], record["stage"]
     outer = OuterState(

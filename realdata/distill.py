@@ -199,5 +199,5 @@ def _finish(config: DistillConfig, split: Split, transform: Transform, state: Ru
     folder.write("summary.json", json.dumps(summary, indent=1) + "\n")
     classes = len(split.source.classes)
     labels = torch.softmax(state.best[1], dim=1) if config.learn_labels else hard_labels(classes, config.ipc)
-    distilled = DistilledSet(state.best[0].cpu().numpy(), labels.cpu().numpy(), transform, config)
+    distilled = DistilledSet(state.best[0].cpu().numpy(), labels.cpu().numpy(), transform, config, split.fitted.classes)
     return write_set(folder.path / FOLDER, distilled, best, len(points))

@@ -28,6 +28,7 @@ from sims.lab.files import RunError, atomic_write, make_folder
 Tensors: TypeAlias = dict[str, np.ndarray]
 
 PART = 2048  # images in memory as float64 at a time
+BLOCK = 64  # images whitened in one product, always as many: so an image's bits do not depend on those beside it
 LARGEST = 12288  # features that are whitened
 RIDGE = 0.1
 
@@ -46,7 +47,7 @@ TRANSFORMS = ("standardise", "zca", *PUBLISHED)
 
 
 class Transform(Protocol):
-    """An invertible map from bytes (n, channels, height, width) to float32 arrays of the same shape."""
+    """An invertible map from bytes (n, channels, height, width) to float32 arrays of the same shape, each image by itself."""
 
     def apply(self, images: Images) -> np.ndarray:
         """x of bytes u."""
@@ -97,9 +98,10 @@ class ZCA:
 
     def apply(self, images: Images) -> np.ndarray:
         out = np.empty(images.shape, dtype=np.float32)
-        for k, part in enumerate(chunks(images, PART)):
-            v = _features(part, bool(self.per_image), self.mean)
-            out[k * PART : k * PART + len(part)] = (v.astype(np.float32) @ self.zca).reshape(part.shape)
+        v = np.zeros((BLOCK, len(self.zca)), dtype=np.float32)
+        for k, part in enumerate(chunks(images, BLOCK)):
+            v[: len(part)] = _features(part, bool(self.per_image), self.mean)
+            out[k * BLOCK : k * BLOCK + len(part)] = (v @ self.zca)[: len(part)].reshape(part.shape)
         return out
 
     def invert(self, x: np.ndarray) -> np.ndarray:

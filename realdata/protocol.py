@@ -8,22 +8,24 @@ With accuracies a_{jk} of draw j (which images) and network k: mean = mean a_{jk
 std over draws = std_j mean_k a_{jk} (both with n - 1), the latter only where a set is drawn more than once.
 """
 
+import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from realdata.bridge import ModuleProblem, Tensors, forward
+from realdata.bridge import ModuleProblem, RealImages, Tensors, forward
+from realdata.checkpoint import DAMAGE, read_parts, write_parts
 from realdata.checks import at_least
-from sims.lab.files import RunError
+from realdata.streaming import Labelled
+from sims.lab.files import RunError, make_folder
 from sims.lab.progress import Bar
 from theory.distill.inner_optim import InnerOptimiser
 from theory.distill.leaves import norm
 from theory.distill.problem import Diverged
-
-Labelled = tuple[torch.Tensor, torch.Tensor]
 
 JUDGE_CHUNK = 128  # images judged at a time
 
@@ -41,13 +43,14 @@ def train(problem: ModuleProblem, optimiser: InnerOptimiser, s: Tensors, rng: np
     return kept
 
 
-def accuracy(problem: ModuleProblem, theta: Tensors, real: Labelled) -> float:
+def accuracy(problem: ModuleProblem | RealImages, theta: Tensors, real: Labelled) -> float:
     """Share of real images whose largest logit is that of their class."""
-    hits = 0
+    (images, labels), hits = real, 0
     with torch.no_grad():
-        for images, labels in zip(real[0].split(JUDGE_CHUNK), real[1].split(JUDGE_CHUNK), strict=True):
-            hits += int((forward(problem.module, theta, images).argmax(1) == labels).sum())
-    return hits / len(real[1])
+        for start in range(0, len(labels), JUDGE_CHUNK):
+            part = slice(start, start + JUDGE_CHUNK)
+            hits += int((forward(problem.module, theta, images[part]).argmax(1) == labels[part]).sum())
+    return hits / len(labels)
 
 
 @dataclass(frozen=True)
@@ -72,36 +75,120 @@ class Protocol:
 
 
 @dataclass(frozen=True, eq=False)
+class Network:
+    """One trained network: held-out accuracy at every length, parameters by length (those still needed), test accuracy once judged."""
+
+    held_out: list[float]
+    theta: dict[int, Tensors]
+    test: float | None = None
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A folder with one file a trained network, so that work that was cut off goes on; without a folder networks stay in memory."""
+
+    folder: Path | None = None
+
+    def part(self, name: str) -> "Shelf":
+        """A shelf of its own inside this one."""
+        if self.folder is None:
+            return self
+        make_folder(self.folder / name)
+        return Shelf(self.folder / name)
+
+    def get(self, key: str, device: torch.device) -> Network | None:
+        """The network of that name, None where none lies there that is whole."""
+        if self.folder is None:
+            return None
+        try:
+            record, parts = read_parts(self.folder / f"{key}.safetensors", device)
+            return Network(record["held_out"], {int(length): theta for length, theta in parts.items()}, record["test"])
+        except DAMAGE:
+            return None
+
+    def put(self, key: str, network: Network) -> Network:
+        """Stores the network; gives back what is to stay in memory: all of it, or all but the parameters that lie on disk."""
+        if self.folder is None:
+            return network
+        record = {"held_out": network.held_out, "test": network.test}
+        write_parts(self.folder / f"{key}.safetensors", record, {str(length): theta for length, theta in network.theta.items()})
+        return replace(network, theta={})
+
+
+IN_MEMORY = Shelf()
+
+
+@dataclass(frozen=True, eq=False)
 class Trained:
-    """One kind of set after steps 1 and 2: the chosen length, and theta[draw][network] there."""
+    """One kind of set after steps 1 and 2: the chosen length, and networks[draw][network]."""
 
     name: str
     problem: ModuleProblem
     length: int
     held_out: dict[int, float]
-    theta: list[list[Tensors]]
+    networks: list[list[Network]]
+    shelf: Shelf
+
+
+class Draws(typing.Protocol):
+    """The sets of one kind, which may be made when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, draw: int, /) -> Tensors: ...
 
 
 def train_arm(
-    name: str, problem: ModuleProblem, optimiser: InnerOptimiser, sets: Sequence[Tensors], held_out: Labelled, protocol: Protocol, bar: Bar
+    name: str,
+    problem: ModuleProblem,
+    optimiser: InnerOptimiser,
+    sets: Draws,
+    held_out: Labelled,
+    protocol: Protocol,
+    bar: Bar,
+    shelf: Shelf = IN_MEMORY,
 ) -> Trained:
     """Trains `protocol.networks` fresh networks on each of `sets` and chooses the length on the held-out images.
 
-    Network k of draw j starts from the stream (seed, j, k) in every arm: arms are compared at equal initialisations.
+    Network k of draw j starts from the stream (seed, j, k) in every arm: arms are compared at equal initialisations. A set is asked for
+    when a network is to be trained on it; networks on the shelf are not trained again.
     """
-    runs: list[list[list[Tensors]]] = []
-    scores = np.zeros(len(protocol.lengths))
-    for j, s in enumerate(sets):
-        runs.append([])
+    networks: list[list[Network]] = []
+    for j in range(len(sets)):
+        s: Tensors | None = None
+        networks.append([])
         for k in range(protocol.networks):
-            kept = train(problem, optimiser, s, np.random.default_rng((protocol.seed, j, k)), protocol.lengths)
-            scores += [accuracy(problem, theta, held_out) for theta in kept]
-            runs[-1].append(kept)
-            bar.advance(note=name)
-    scores /= len(sets) * protocol.networks
-    best = int(np.argmax(scores))
+            network = shelf.get(_key(name, j, k), problem.device)
+            if network is None:
+                s = sets[j] if s is None else s
+                kept = train(problem, optimiser, s, np.random.default_rng((protocol.seed, j, k)), protocol.lengths)
+                scores = [accuracy(problem, theta, held_out) for theta in kept]
+                network = shelf.put(_key(name, j, k), Network(scores, dict(zip(protocol.lengths, kept, strict=True))))
+                bar.advance(note=name)
+            else:
+                network = replace(network, theta={})
+                bar.skip()
+            networks[-1].append(network)
+    scores = np.mean([network.held_out for row in networks for network in row], axis=0)
     held = dict(zip(protocol.lengths, map(float, scores), strict=True))
-    return Trained(name, problem, protocol.lengths[best], held, [[kept[best] for kept in row] for row in runs])
+    return _chosen(Trained(name, problem, protocol.lengths[int(np.argmax(scores))], held, networks, shelf))
+
+
+def _chosen(arm: Trained) -> Trained:
+    """Without the parameters at other lengths, in memory and on the shelf."""
+
+    def narrowed(j: int, k: int) -> Network:
+        key = _key(arm.name, j, k)
+        network = arm.shelf.get(key, arm.problem.device) or arm.networks[j][k]
+        if network.theta.keys() <= {arm.length}:
+            return replace(network, theta={}) if arm.shelf.folder else network
+        return arm.shelf.put(key, replace(network, theta={arm.length: network.theta[arm.length]}))
+
+    return replace(arm, networks=[[narrowed(j, k) for k in range(len(row))] for j, row in enumerate(arm.networks)])
+
+
+def _key(name: str, draw: int, network: int) -> str:
+    return f"{name}-{draw}-{network}"
 
 
 @dataclass(frozen=True)
@@ -146,8 +233,18 @@ class Result:
 def judge(arm: Trained, test: Labelled, bar: Bar) -> Result:
     """Step 3, after every choice has been made."""
 
-    def judged(theta: Tensors) -> float:
+    def judged(j: int, k: int) -> float:
+        key = _key(arm.name, j, k)
+        network = arm.shelf.get(key, arm.problem.device) or arm.networks[j][k]
+        if network.test is not None:
+            bar.skip()
+            return network.test
+        if arm.length not in network.theta:
+            raise RunError(f"network {key} has gone from {arm.shelf.folder} meanwhile: run the same command again")
+        found = accuracy(arm.problem, network.theta[arm.length], test)
+        arm.shelf.put(key, replace(network, theta={}, test=found))
         bar.advance(note=f"{arm.name} on the test split")
-        return accuracy(arm.problem, theta, test)
+        return found
 
-    return Result(arm.name, arm.length, arm.held_out, [[judged(theta) for theta in row] for row in arm.theta])
+    table = [[judged(j, k) for k in range(len(row))] for j, row in enumerate(arm.networks)]
+    return Result(arm.name, arm.length, arm.held_out, table)

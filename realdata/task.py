@@ -13,11 +13,12 @@ import torch
 
 from realdata import data
 from realdata.augment import Augment
-from realdata.baselines import random_images
+from realdata.baselines import random_rows
 from realdata.bridge import ModuleProblem, RealImages, Tensors
 from realdata.config import DistillConfig
 from realdata.networks import convnet
 from realdata.preprocess import Transform
+from realdata.streaming import Labelled, Rows, on_device
 from sims.lab.files import RunError
 from theory.distill.distiller import Distiller
 from theory.distill.inner_optim import Adam
@@ -58,11 +59,6 @@ def training_split(config: DistillConfig, root: str) -> Split:
     return Split(images.subset(fitted), images.subset(held_out), data.source(config.dataset))
 
 
-def on_device(transform: Transform, images: data.ImageSet, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """(transformed images float32, labels int64)."""
-    return torch.from_numpy(transform.apply(images.images)).to(device), torch.from_numpy(images.labels).to(device)
-
-
 def hard_labels(classes: int, ipc: int) -> torch.Tensor:
     """Class-major labels of a distilled set."""
     return torch.arange(classes).repeat_interleave(ipc)
@@ -89,15 +85,15 @@ def training_problem(config: DistillConfig, labels: torch.Tensor | None, device:
     )
 
 
-def first_set(config: DistillConfig, images: np.ndarray, labels: np.ndarray, device: torch.device) -> Tensors:
+def first_set(config: DistillConfig, images: Rows, labels: np.ndarray, device: torch.device) -> Tensors:
     """The distilled set before the first step, from transformed training images: (images,) or (images, logits)."""
     rng, classes = stream(config.seed, "first set"), len(data.source(config.dataset).classes)
     if config.init == "real":
-        first = random_images(images, labels, config.ipc, rng)
+        s = images[random_rows(labels, config.ipc, rng)]
     else:
         noise = rng.standard_normal((classes * config.ipc, *images.shape[1:]))
         first = config.init_norm * noise / np.linalg.norm(noise.reshape(len(noise), -1), axis=1)[:, None, None, None]
-    s = torch.from_numpy(first.astype(np.float32)).to(device)
+        s = torch.from_numpy(first.astype(np.float32)).to(device)
     if not config.learn_labels:
         return (s,)
     gap = np.log(LABEL_CONFIDENCE * (classes - 1) / (1.0 - LABEL_CONFIDENCE))
@@ -112,7 +108,7 @@ class Task:
     objective: PerformanceMatching
     distiller: Distiller
     first: Tensors
-    held_out: tuple[torch.Tensor, torch.Tensor]
+    held_out: Labelled
 
 
 def check(config: DistillConfig, split: Split) -> None:
@@ -143,6 +139,6 @@ def build(config: DistillConfig, split: Split, transform: Transform, device: tor
             hessian=config.hessian(),
             sphere=config.init_norm if config.project else None,
         ),
-        first=first_set(config, images.cpu().numpy(), split.fitted.labels, device),
+        first=first_set(config, images, split.fitted.labels, device),
         held_out=on_device(transform, split.held_out.subset(np.sort(rows)), device),
     )

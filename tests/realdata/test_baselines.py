@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from realdata.baselines import BASELINES, baselines, kmeans_images, kmeans_means
+from realdata.baselines import BASELINES, baselines, herding_images, kmeans_images, kmeans_means
 from sims.lab.files import RunError
 from tests.strategies import generators, seeds
 
@@ -52,6 +52,33 @@ def test_centres_find_the_clumps():
     assert cdist(middles, found).min(axis=1).max() < 1.0
 
 
+@given(rng=generators, count=st.integers(1, 5))
+def test_herding_takes_at_every_step_the_image_that_brings_the_mean_nearest(rng: np.random.Generator, count: int):
+    """Against the definition, step by step, in float64; a later image is never better at the moment an earlier one was taken."""
+    images = rng.standard_normal((7, 1, 2, 2)).astype(np.float32)
+    labels = np.zeros(7, dtype=np.int64)
+    chosen = herding_images(images, labels, count, rng).reshape(count, -1).astype(np.float64)
+    flat = images.reshape(7, -1).astype(np.float64)
+    mean, free = flat.mean(axis=0), list(range(7))
+    for k in range(1, count + 1):
+        distance = [np.linalg.norm(mean - (flat[row] + chosen[: k - 1].sum(axis=0)) / k) for row in free]
+        taken = next(row for row in free if np.array_equal(flat[row], chosen[k - 1]))
+        assert np.linalg.norm(mean - chosen[:k].mean(axis=0)) <= min(distance) + 1e-6
+        free.remove(taken)
+
+
+def test_herding_follows_the_mean_better_than_chance_and_draws_nothing():
+    images, labels, _ = clustered(np.random.default_rng(3), 2, 4, 10)
+
+    def gap(drawn: np.ndarray) -> float:
+        return float(np.linalg.norm(drawn[:8].mean(axis=0) - images[labels == 0].mean(axis=0)))
+
+    herded = [herding_images(images, labels, 8, np.random.default_rng(seed)) for seed in range(2)]
+    random = [gap(BASELINES["random"](images, labels, 8, np.random.default_rng(seed))) for seed in range(20)]
+    assert np.array_equal(*herded)
+    assert gap(herded[0]) < 0.1 * np.median(random)
+
+
 def test_impossible_requests_are_refused():
     images, labels, _ = clustered(np.random.default_rng(0), 2, 1, 3)
     for ipc in (0, 4):
@@ -59,5 +86,5 @@ def test_impossible_requests_are_refused():
             BASELINES["random"](images, labels, ipc, np.random.default_rng(0))
     assert list(baselines(" random, kmeans")) == ["random", "kmeans"]
     assert baselines("") == {}
-    with pytest.raises(RunError, match="unknown baseline 'herding'"):
-        baselines("random,herding")
+    with pytest.raises(RunError, match="unknown baseline 'forgetting'"):
+        baselines("random,forgetting")

@@ -16,7 +16,7 @@ import pytest
 import torch
 import tyro
 
-from realdata import data, distill, evaluate
+from realdata import data, distill
 from realdata.__main__ import Distill, main
 from realdata.artefact import read_set
 from realdata.checkpoint import FILE, read_checkpoint
@@ -244,35 +244,6 @@ def test_learned_labels_and_partial_batches(root: Path, tmp_path: Path):
     assert (tmp_path / "run" / "evaluation.json").exists()
 
 
-def test_evaluation_reads_the_test_split_once_and_last(
-    root: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
-    order: list[str] = []
-    sets: dict[str, list[bytes]] = {}
-    load, arm = data.load, evaluate.train_arm
-    monkeypatch.setattr(data, "load", lambda name, root, split: (order.append(split), load(name, root, split))[1])
-
-    def observed(name: str, problem: Any, optimiser: Any, drawn: Any, *rest: Any) -> Any:
-        order.append(name)
-        sets[name] = [s[0].numpy().tobytes() for s in drawn]
-        return arm(name, problem, optimiser, drawn, *rest)
-
-    monkeypatch.setattr(evaluate, "train_arm", observed)
-    target = tmp_path / "result.json"
-    main(["evaluate", str(finished), "--root", str(root), "--seeds", "2", "--lengths", "2", "4", "--json", str(target)])
-    assert order == ["train", "distilled", "random", "kmeans", "test"]
-    assert len(set(sets["random"])) == 2
-    assert sets["distilled"] == [read_set(finished).images.tobytes()]
-    record = json.loads(target.read_text())
-    assert [result["name"] for result in record["results"]] == ["distilled", "random", "kmeans"]
-    assert [(result["draws"], result["networks"]) for result in record["results"]] == [(1, 2), (2, 2), (2, 2)]
-    assert all(result["length"] in (2, 4) and 0.0 <= result["mean"] <= 1.0 for result in record["results"])
-    assert record["environment"]["versions"]["torch"]
-    out = capfd.readouterr().out
-    assert "protocol:" in out
-    assert "read once" in out
-
-
 def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixture[str]):
     line = refused(["data", "verify", str(root), "--dataset", "mnist"], capfd)
     assert "4 of 6 rows of mnist are not in order" in line
@@ -313,7 +284,7 @@ def test_bad_places_end_in_one_line(root: Path, finished: Path, tmp_path: Path, 
     words = ["evaluate", str(tmp_path), "--root", str(root)]
     assert "SHA256SUMS is missing" in refused(words, capfd)
     words[1] = str(finished)
-    assert "unknown baseline 'herding'" in refused([*words, "--baselines", "herding"], capfd)
+    assert "unknown baseline 'forgetting'" in refused([*words, "--baselines", "forgetting"], capfd)
     assert "networks=0" in refused([*words, "--seeds", "0"], capfd)
 
 

@@ -1,15 +1,18 @@
 """The evaluation protocol: choice of the length, what it keeps, statistics, and that the test split plays no part in a choice."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realdata import protocol as protocols
 from realdata.augment import Augment
 from realdata.bridge import ModuleProblem, forward
 from realdata.networks import ConvNetConfig, convnet
-from realdata.protocol import Protocol, Result, accuracy, judge, train, train_arm
+from realdata.protocol import IN_MEMORY, Protocol, Result, Shelf, Trained, accuracy, judge, train, train_arm
 from sims.lab.files import RunError
 from sims.lab.progress import Silent
 from tests.strategies import seeds
@@ -73,9 +76,47 @@ def test_arms_start_from_equal_networks_and_different_draws_differ():
     problem, protocol = a_problem(), Protocol(lengths=(1,), networks=2, draws=2)
     real = torch.from_numpy(np.random.default_rng(0).standard_normal((5, *SHAPE)).astype(np.float32)), torch.zeros(5, dtype=torch.int64)
     one, other = (train_arm(name, problem, SGD(0.1), [S, S], real, protocol, Silent()) for name in ("one", "other"))
-    flat = [theta[0] for row in one.theta for theta in row]
-    assert all(torch.equal(a, b[0]) for a, b in zip(flat, [t for row in other.theta for t in row], strict=True))
+    flat, others = ([network.theta[1][0] for row in arm.networks for network in row] for arm in (one, other))
+    assert all(torch.equal(a, b) for a, b in zip(flat, others, strict=True))
     assert len({tuple(a.ravel().tolist()) for a in flat}) == 4
+
+
+def test_a_shelf_keeps_what_is_needed_and_nothing_is_trained_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Parameters at all lengths, then at the chosen one, then none; a damaged or missing network is trained anew."""
+    problem, shelf = a_problem(), Shelf(tmp_path).part("convnet")
+    protocol = Protocol(lengths=(1, 2, 4), networks=2, draws=1)
+    real = torch.from_numpy(np.random.default_rng(0).standard_normal((50, *SHAPE)).astype(np.float32)), torch.arange(50) % 3
+    trained: list[int] = []
+    original = protocols.train
+    monkeypatch.setattr(protocols, "train", lambda *a: (trained.append(1), original(*a))[1])
+
+    def arm(shelf: Shelf = IN_MEMORY) -> Trained:
+        return train_arm("set", problem, Adam(0.1), [S], real, protocol, Silent(), shelf)
+
+    expected = judge(arm(), real, Silent())
+    files = [tmp_path / "convnet" / f"set-0-{k}.safetensors" for k in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(protocols, "_chosen", lambda arm: arm)
+        assert all(not network.theta for network in arm(shelf).networks[0]), "parameters lie on the shelf, not in memory"
+    wide = [file.stat().st_size for file in files]
+    found = arm(shelf)
+    narrow = [file.stat().st_size for file in files]
+    assert len(trained) == 4
+    assert max(narrow) < 0.6 * min(wide)
+    files[0].write_bytes(files[0].read_bytes()[:-1])
+    found = arm(shelf)
+    assert len(trained) == 5
+    assert judge(found, real, Silent()).record() == expected.record()
+    assert max(file.stat().st_size for file in files) < 0.6 * min(narrow)
+    assert judge(arm(shelf), real, Silent()).record() == expected.record()
+    assert len(trained) == 5
+    files[1].unlink()
+    assert judge(arm(shelf), real, Silent()).record() == expected.record()
+    assert len(trained) == 6
+    found = arm(shelf.part("other"))
+    (tmp_path / "convnet" / "other" / "set-0-1.safetensors").unlink()
+    with pytest.raises(RunError, match="has gone"):
+        judge(found, real, Silent())
 
 
 @given(seed=seeds, draws=st.integers(1, 4), networks=st.integers(1, 4))

@@ -1,0 +1,194 @@
+"""`python -m realdata evaluate`: which sets and networks it compares, the order of its choices, and going on after any interruption."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from realdata import data, evaluate, protocol
+from realdata.__main__ import main
+from realdata.artefact import read_set
+from realdata.protocol import Result
+from tests.realdata.sets import distilled_set, write_arrays, write_run
+
+NETWORKS = ("own", "mlp")
+KINDS = {"distilled": 1, "distilled-hard": 1, "ema": 1, "ema-hard": 1, "random": 2, "herding": 1, "kmeans": 2}
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    count = torch.get_num_threads()
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data set, and a run folder with a set that has probabilities for labels and a running average."""
+    folder, rng = tmp_path_factory.mktemp("scene"), np.random.default_rng(0)
+    write_arrays(folder / "data", rng)
+    write_run(folder / "run", distilled_set(rng, soft=True, ema=True))
+    return folder / "data", folder / "run"
+
+
+def words(scene: tuple[Path, Path], target: Path, *more: str, networks: str = ",".join(NETWORKS)) -> list[str]:
+    root, run = scene
+    settings = ["--seeds", "2", "--lengths", "2", "4", "--threads", "1", "--networks", networks]
+    return ["evaluate", str(run), "--root", str(root), "--json", str(target), *settings, *more]
+
+
+def stored(target: Path) -> dict[str, Any]:
+    record = json.loads(target.read_text())
+    record.pop("environment")
+    return record
+
+
+@pytest.fixture(scope="module")
+def whole(scene: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an evaluation gives that nothing interrupts."""
+    target = tmp_path_factory.mktemp("whole") / "result.json"
+    main(words(scene, target))
+    assert [path.name for path in target.parent.iterdir()] == ["result.json"]
+    return stored(target)
+
+
+def test_every_set_meets_every_network_and_the_test_split_comes_last(
+    scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], whole: dict[str, Any]
+):
+    order: list[str] = []
+    load, arm, judge = data.load, evaluate.train_arm, evaluate.judge
+    monkeypatch.setattr(data, "load", lambda name, root, split: (order.append(split), load(name, root, split))[1])
+    monkeypatch.setattr(evaluate, "train_arm", lambda name, *rest: (order.append(name), arm(name, *rest))[1])
+    monkeypatch.setattr(evaluate, "judge", lambda trained, *rest: (order.append(f"judge {trained.name}"), judge(trained, *rest))[1])
+    main(words(scene, tmp_path / "result.json"))
+    kinds = list(KINDS) * len(NETWORKS)
+    assert order == ["train", *kinds, "test", *(f"judge {kind}" for kind in kinds)]
+    record = stored(tmp_path / "result.json")
+    assert record == whole
+    assert [result["network"] for result in record["results"]] == [name for name in NETWORKS for _ in KINDS]
+    assert {result["name"]: result["draws"] for result in record["results"]} == KINDS
+    assert all(result["networks"] == 2 and result["length"] in (2, 4) and 0.0 <= result["mean"] <= 1.0 for result in record["results"])
+    out = capfd.readouterr().out
+    assert "mlp (25348 parameters)" in out
+    assert "read once" in out
+
+
+def test_what_the_networks_are_trained_on(scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: dict[str, tuple[Any, list[bytes]]] = {}
+
+    def noted(name: str, problem: Any, optimiser: Any, sets: Any, *rest: Any) -> Any:
+        assert optimiser.lr == 0.01
+        assert problem.augment.shared
+        seen[name] = problem.labels, [sets[j][0].numpy().tobytes() for j in range(len(sets))]
+        return arm(name, problem, optimiser, sets, *rest)
+
+    arm = evaluate.train_arm
+    monkeypatch.setattr(evaluate, "train_arm", noted)
+    main(words(scene, tmp_path / "result.json", "--shared", networks="own"))
+    distilled = read_set(scene[1])
+    assert distilled.images_ema is not None
+    assert seen["distilled"][1] == seen["distilled-hard"][1] == [distilled.images.tobytes()]
+    assert seen["ema"][1] == seen["ema-hard"][1] == [distilled.images_ema.tobytes()]
+    assert np.array_equal(seen["ema"][0], distilled.labels)
+    for name in ("distilled-hard", "ema-hard", "random", "herding", "kmeans"):
+        assert np.array_equal(seen[name][0], np.repeat(np.arange(4), 2))
+    assert len(set(seen["random"][1])) == 2
+
+
+def test_a_learned_step_size_is_used(tmp_path: Path, scene: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch):
+    distilled = distilled_set(np.random.default_rng(1))
+    object.__setattr__(distilled, "step_size", 0.37)
+    write_run(tmp_path / "run", distilled)
+    assert read_set(tmp_path / "run").optimiser().lr == 0.37
+    assert read_set(tmp_path / "run").classes == ("w", "x", "y", "z")
+    card = (tmp_path / "run" / "distilled" / "card.md").read_text()
+    assert "learning rate 0.37 (learned)" in card
+    assert "Classes: w, x, y, z" in card
+    rates: list[float] = []
+    arm = evaluate.train_arm
+
+    def noted(name: str, problem: Any, optimiser: Any, *rest: Any) -> Any:
+        rates.append(optimiser.lr)
+        return arm(name, problem, optimiser, *rest)
+
+    monkeypatch.setattr(evaluate, "train_arm", noted)
+    main(words((scene[0], tmp_path / "run"), tmp_path / "result.json", "--baselines", "", networks="own"))
+    assert rates == [0.37]
+
+
+def test_stopped_at_any_network_it_goes_on(
+    scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any]
+):
+    """Ctrl-C at the 1st, 5th and 18th network and at the 1st and 7th judged one; each is trained once, and the result is the same."""
+    target, trained, judged = tmp_path / "result.json", [0], [0]
+    train, accuracy = protocol.train, protocol.accuracy
+    stops = {("train", 0), ("train", 4), ("train", 17), ("test", 0), ("test", 6)}
+
+    def count(kind: str, done: list[int]) -> None:
+        if (kind, done[0]) in stops:
+            stops.remove((kind, done[0]))
+            raise KeyboardInterrupt
+        done[0] += 1
+
+    def counted_train(*arguments: Any) -> Any:
+        count("train", trained)
+        return train(*arguments)
+
+    def counted_accuracy(problem: Any, theta: Any, real: Any) -> float:
+        if len(real[1]) == 80:
+            count("test", judged)
+        return accuracy(problem, theta, real)
+
+    monkeypatch.setattr(protocol, "train", counted_train)
+    monkeypatch.setattr(protocol, "accuracy", counted_accuracy)
+    while stops:
+        with pytest.raises(SystemExit) as end:
+            main(words(scene, target))
+        assert end.value.code == 130
+        assert not target.exists()
+    main(words(scene, target))
+    networks = 2 * len(NETWORKS) * sum(KINDS.values())
+    assert (trained, judged) == ([networks], [networks])
+    assert stored(target) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_unknown_networks_are_refused(scene: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    for networks in ("own,convnet9", ""):
+        with pytest.raises(SystemExit):
+            main(words(scene, tmp_path / "result.json", networks=networks))
+        assert "unknown network" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_result_is_the_same(scene: tuple[Path, Path], tmp_path: Path, whole: dict[str, Any]):
+    """SIGKILL at 20 moments drawn over the time an evaluation takes, each in a process that goes on where the last one was killed."""
+    target, rng, kills = tmp_path / "result.json", np.random.default_rng(0), 0
+    program = "import sys; from realdata.__main__ import main; print('ready', flush=True); main(sys.argv[1:])"
+    while kills < 20 or not target.exists():
+        process = subprocess.Popen([sys.executable, "-c", program, *words(scene, target)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if kills < 20:
+            time.sleep(rng.uniform(0.0, 3.0))
+            process.kill()
+        process.communicate(timeout=300)
+        kills += process.returncode == -signal.SIGKILL
+        assert process.returncode in (0, -signal.SIGKILL)
+        if target.exists():
+            assert stored(target) == whole
+            if kills < 20:
+                target.unlink()
+
+
+def test_statistics_of_a_single_draw_are_left_open():
+    assert Result("herding", 1, {1: 0.5}, [[0.4, 0.6]]).std_draws is None
