@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from realdata import data, distill
-from realdata.__main__ import main
+from realdata.__main__ import Command, main
 from realdata.compare import experiment
 from realdata.compare.arms import ARMS, arm_config
 from realdata.compare.experiment import Comparison, seconds_of, steps_in_equal_time
 from realdata.compare.probe import peak_bytes
 from realdata.compare.report import interval, t_interval, verdict
-from realdata.config import DistillConfig
+from realdata.config import PRESETS, DistillConfig
 from realdata.steps import read_steps
 from sims.lab.files import RunError
+from sims.lab.options import parse_words, with_preset
 from tests.realdata.files import write_mnist
 from theory.distill.adaptive import AdaptiveWindow
 from theory.distill.stages import Stage
@@ -213,3 +214,11 @@ def test_the_same_command_again_measures_nothing_twice(root: Path, tmp_path: Pat
     monkeypatch.setattr(experiment, "train_arm", lambda *_: pytest.fail("a set was judged again"))
     main(words)
     assert (tmp_path / "out" / "summary.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (PRESETS / "compare").glob("*.toml")))
+def test_every_preset_is_a_comparison_whose_arms_can_be_made(preset: str):
+    words = ["compare", "--preset", preset, *(["--dataset", "mnist"] if preset == "tiny" else [])]
+    command = parse_words(Command, with_preset(words, {"compare": PRESETS / "compare"}), "realdata")
+    made = {arm_config(arm, command.config, 0, command.comparison.rank) for arm in command.comparison.arms}
+    assert len(made) == len(command.comparison.arms)
