@@ -1,4 +1,4 @@
-"""The program of the image runtime: `python -m realdata data | distill | evaluate`."""
+"""The program of the image runtime: `python -m realdata data | experts | distill | evaluate | compare`."""
 
 import json
 import sys
@@ -8,14 +8,15 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from realdata import compare, data, distill, evaluate
+from realdata import compare, data, distill, evaluate, experts
 from realdata.artefact import read_set
-from realdata.config import PRESETS, DistillConfig
-from realdata.distill import Runtime
+from realdata.cells import with_cell
+from realdata.config import PRESETS, DistillConfig, Runtime
 from realdata.evaluate import Evaluation
+from realdata.experts.quality import Quality
 from realdata.task import device_named
 from sims.lab.files import RunError
-from sims.lab.options import parse_words, with_preset
+from sims.lab.options import parse_words
 from sims.lab.progress import duration
 from sims.lab.report import terminal_table
 from sims.lab.run import main_guard
@@ -35,6 +36,24 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Train networks on real images with a snapshot an epoch, for trajectory matching; the same command goes on after an interruption."""
+
+    recipe: Annotated[experts.Recipe, arg(name="")]
+    count: int = 10
+    """Experts the folder is to have; those that are there already are kept."""
+    root: Path | None = None
+    """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
+    store: Path = Path("results/experts")
+    """Folder of all experts; each recipe has a folder of its own in it."""
+    preset: str | None = None
+    """Settings to start from, those that the distillation preset of the same name asks for: mtt-cpu, ftd-cpu, mtt-cifar10-ipc1, ..
+    (all stand in realdata/cells.py); options on the command line win."""
+    quality: Quality = field(default_factory=Quality)
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
+@dataclass(frozen=True)
 class Distill:
     """Distil a data set; the same command goes on after an interruption."""
 
@@ -43,9 +62,12 @@ class Distill:
     """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
     out: Path | None = None
     """Run folder; by default results/DATASET-METHOD-ipcN."""
+    experts: Path | None = None
+    """Folder of experts of one recipe, for mtt, ftd, datm and tesla."""
     preset: str | None = None
     """Settings to start from: cpu, dev-tiny, rat-cifar10-ipcN, at-cifar10-ipcN, at-cifar100-ipcN, at-tiny-imagenet-ipcN (N = 1, 10, 50;
-    no 50 for Tiny ImageNet) or a .toml file; options on the command line win."""
+    no 50 for Tiny ImageNet), mtt-cpu, ftd-cpu, mtt-DATASET-ipcN, ftd-DATASET-ipcN (realdata/cells.py) or a .toml file; options on the
+    command line win."""
     resume: bool = True
     """Go on with the run in --out; --no-resume refuses a folder that holds one."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
@@ -84,6 +106,7 @@ class Compare:
 
 Command = (
     Annotated[Data, subcommand("data")]
+    | Annotated[Experts, subcommand("experts")]
     | Annotated[Distill, subcommand("distill")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Compare, subcommand("compare")]
@@ -94,17 +117,21 @@ Command = (
 def main(words: list[str] | None = None) -> None:
     """Runs the command in `words` (the command line by default)."""
     words = list(sys.argv[1:] if words is None else words)
-    command = parse_words(Command, with_preset(words, {"distill": PRESETS, "compare": PRESETS / "compare"}), "python -m realdata")
+    command = parse_words(Command, with_cell(words, {"distill": PRESETS, "compare": PRESETS / "compare"}), "python -m realdata")
     match command:
         case Data():
             verify(command)
+        case Experts():
+            root = command.root or data.default_root(command.recipe.dataset)
+            place = experts.run(command.recipe, command.count, root, command.store, command.runtime, command.quality)
+            print(f"experts: {place}")
         case Distill():
             config = command.config
             out = command.out or Path("results") / f"{config.dataset}-{config.method}-ipc{config.ipc}"
             root = command.root or data.default_root(config.dataset)
             if command.preset is None and device_named(command.runtime.device).type == "cpu":
                 print("note: the settings without a preset are those of a GPU run; --preset cpu takes minutes", file=sys.stderr)
-            report(out, distill.run(config, root, out, command.runtime, resume=command.resume))
+            report(out, distill.run(config, root, out, command.runtime, resume=command.resume, experts=command.experts))
         case Compare():
             root = command.root or data.default_root(command.config.dataset)
             place = compare.run(command.config, command.comparison, root, command.out, command.runtime, resume=command.resume)

@@ -67,6 +67,8 @@ class ModuleProblem:
 
     labels           (classes * ipc,) int64, or (classes * ipc, classes) probabilities, fixed; None: S carries logits as its second leaf
     batch_per_class  images of each class in one step, drawn without replacement; None: all
+    classes_per_step classes in one step, drawn likewise; None: all
+    batch            images of one step whatever their class, drawn likewise; None: as batch_per_class says
     product          how second-order products are made: fast, autograd, or auto (fast where every layer is covered)
     compiled         compile the step and its product where a compiler is found, once for all steps; on a GPU replay them as CUDA graphs
     """
@@ -81,6 +83,8 @@ class ModuleProblem:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     product: str = "auto"
     compiled: bool = False
+    classes_per_step: int | None = None
+    batch: int | None = None
     step: StepDerivatives = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +93,10 @@ class ModuleProblem:
             raise ValueError(f"a distilled set needs at least one image per class: ipc={self.ipc}")
         if self.batch_per_class is not None and not 1 <= self.batch_per_class <= self.ipc:
             raise ValueError(f"the batch per class must lie in [1, ipc={self.ipc}]: batch_per_class={self.batch_per_class}")
+        if self.classes_per_step is not None and not 1 <= self.classes_per_step <= self.classes:
+            raise ValueError(f"the classes per step must lie in [1, {self.classes}]: classes_per_step={self.classes_per_step}")
+        if self.batch is not None and (self.batch_per_class is not None or not 1 <= self.batch <= self.classes * self.ipc):
+            raise ValueError(f"the batch must lie in [1, {self.classes * self.ipc}], and stand alone: batch={self.batch}")
         compiled = self.compiled and compiler_here(self.device)
         captured = compiled and self.device.type == "cuda"
         object.__setattr__(self, "step", derivatives(self.module, self.product, compiled=compiled, captured=captured))
@@ -98,9 +106,13 @@ class ModuleProblem:
 
     def draw(self, rng: np.random.Generator) -> Batch:
         k = self.batch_per_class
-        if k is None or k == self.ipc:
+        if self.batch is not None:
+            return Batch(rng.permutation(self.classes * self.ipc)[: self.batch], self.augment.draw(rng, self.batch))
+        n = self.classes if self.classes_per_step is None else self.classes_per_step
+        if (k is None or k == self.ipc) and n == self.classes:
             return Batch(None, self.augment.draw(rng, self.classes * self.ipc))
-        rows = np.concatenate([c * self.ipc + rng.permutation(self.ipc)[:k] for c in range(self.classes)])
+        classes = range(self.classes) if n == self.classes else np.sort(rng.permutation(self.classes)[:n])
+        rows = np.concatenate([c * self.ipc + rng.permutation(self.ipc)[:k] for c in classes])
         return Batch(rows, self.augment.draw(rng, len(rows)))
 
     def _batch(self, s: Tensors, xi: Batch) -> Tensors:

@@ -24,18 +24,22 @@ from theory.distill.distiller import OuterState
 from theory.distill.stages import Stage, StageState
 
 FILE = "checkpoint.safetensors"
-FORMAT = 2
+FORMAT = 3
 DAMAGE = (SafetensorError, OSError, KeyError, TypeError, ValueError)  # what reading a damaged file may raise
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One measurement: mean objective since the last one (None at the start), held-out accuracy over fresh networks (shares)."""
+    """One measurement: mean objective since the last one (None at the start), held-out accuracy over fresh networks (shares), and that
+    of the running average of the images where there is one.
+    """
 
     step: int
     loss: float | None
     mean: float
     std: float
+    ema_mean: float | None = None
+    ema_std: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +52,13 @@ class RunState:
     losses: tuple[float, ...] = ()
     seconds: float = 0.0
     """Working time so far, over all starts; the one entry that two runs of one configuration do not share."""
+    best_average: Tensors | None = None
+    """The running average of the images that belongs to `best`."""
 
     @property
     def best_point(self) -> CurvePoint:
-        """The measurement of the best set: the highest mean, the earliest of equals."""
-        return max(self.curve, key=lambda point: point.mean)
+        """The measurement with the best set or running average: the highest mean of either, the earliest of equals."""
+        return max(self.curve, key=lambda point: max(point.mean, point.ema_mean or 0.0))
 
 
 def write_checkpoint(folder: Path, state: RunState) -> None:
@@ -61,6 +67,8 @@ def write_checkpoint(folder: Path, state: RunState) -> None:
     parts = {"s": outer.s, "best": state.best} | {f"slot{i}": slot for i, slot in enumerate(outer.slots)}
     if outer.s_average is not None:
         parts["average"] = outer.s_average
+    if state.best_average is not None:
+        parts["best_average"] = state.best_average
     record = {
         "format": FORMAT,
         "step": outer.step,
@@ -118,4 +126,4 @@ def _state(record: dict[str, Any], parts: dict[str, Tensors]) -> RunState:
         StageState(Stage(stage["stage"]), stage["slow"], stage["accuracy"]),
     )
     curve = tuple(CurvePoint(**point) for point in record["curve"])
-    return RunState(outer, parts["best"], curve, tuple(record["losses"]), record["seconds"])
+    return RunState(outer, parts["best"], curve, tuple(record["losses"]), record["seconds"], parts.get("best_average"))

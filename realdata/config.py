@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tyro
 
@@ -23,13 +23,37 @@ from theory.distill.adaptive import CHANGES, PLACEMENTS, PROFILES, SCORES, Adapt
 from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import SGD, Adam, InnerOptimiser, Momentum
 from theory.distill.stages import Stage, StageClock
+from theory.distill.trajectory import StartRange
 from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow, WindowPolicy
 
 PRESETS = Path(__file__).parent / "presets"
-METHODS = ("rat-bptt", "t-bptt", "bptt", "at-bptt")
+TRAJECTORIES = ("mtt", "ftd", "datm", "tesla")
+METHODS = ("rat-bptt", "t-bptt", "bptt", "at-bptt", *TRAJECTORIES, "dc")
 OPTIMISERS = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
 INITS = ("noise", "real")
 STAGES = ("clock", *(stage.value for stage in Stage))
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a run works; nothing here changes what it computes, save that sums round differently on other devices and threads."""
+
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 0
+    """Processor threads; 0 leaves it to PyTorch."""
+    chunk: int = 64
+    """Real images worked on at a time (64 suits a processor, 500 a GPU)."""
+    compiled: bool = False
+    """Compile the training step and its second-order product: a minute at the start, then faster steps (a C++ compiler is needed)."""
+    checkpoint_every: int = 10
+    """Updates between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        at_least(0, threads=self.threads)
+        at_least(1, chunk=self.chunk, checkpoint_every=self.checkpoint_every)
 
 
 @dataclass(frozen=True)
@@ -68,13 +92,64 @@ class AdaptiveConfig:
 
 
 @dataclass(frozen=True)
+class TrajectoryConfig:
+    """What mtt, ftd, datm and tesla add: the segments of experts that training on the set retraces, a learning rate for each part of it.
+
+    Epochs are those of the experts; T, the steps on the set that stand for a segment, is `horizon`.
+    """
+
+    experts: int = 100
+    """Experts to draw from, the first ones of their folder."""
+    recipe: str = ""
+    """Key of their recipe; filled in from the folder, and then compared with it."""
+    length: int = 2
+    """M: epochs that a segment spans."""
+    low: int = 0
+    """First start epoch."""
+    high: int = 20
+    """T+: every start epoch lies below it."""
+    first: int | None = None
+    """Where T+ begins when it grows; by default it does not."""
+    growth: int = 0
+    """Updates in which T+ grows from `first` to `high`."""
+    batch: int | None = None
+    """Distilled images of one training step, of whatever class; all by default."""
+    image_lr: float = 100.0
+    """Learning rate of the images, with momentum 0.5."""
+    label_lr: float = 5.0
+    """Learning rate of learned labels (logits), with momentum 0.9."""
+    step_lr: float = 1e-5
+    """Learning rate of the step size itself, with momentum 0.5; its logarithm is learned, at step_lr / inner_lr^2. 0 keeps it."""
+    ema: float | None = None
+    """Decay of a running average of the images, kept beside them as a second set; none by default."""
+    skip_above: float | None = None
+    """Updates whose objective is larger are left out; none by default."""
+    curve_steps: int = 300
+    """Training steps of the networks that measure the set, at its own step size, momentum 0.9 and weight decay 5e-4."""
+
+    def __post_init__(self) -> None:
+        at_least(1, experts=self.experts, length=self.length, curve_steps=self.curve_steps)
+        positive(image_lr=self.image_lr, label_lr=self.label_lr)
+        if not 0.0 <= self.step_lr < float("inf"):
+            raise RunError(f"the learning rate of the step size must be >= 0 and finite: step_lr={self.step_lr}")
+        if self.ema is not None:
+            share(ema=self.ema)
+        self.starts()
+
+    def starts(self) -> StartRange:
+        """The start epochs."""
+        return StartRange(self.high, self.low, self.first, self.growth)
+
+
+@dataclass(frozen=True)
 class DistillConfig:
     """Everything that determines a distilled set. Lengths are in optimiser steps, sizes in images, learning rates per step."""
 
     dataset: str
     """Data set: a named one (cifar10, mnist, tiny-imagenet, imagenette-64, ..) or your own, e.g. folders:3x64x64:10."""
     method: str = "rat-bptt"
-    """rat-bptt (window at a random place), t-bptt (the last steps), bptt (all steps) or at-bptt (place and length by gradient norms)."""
+    """rat-bptt (window at a random place), t-bptt (the last steps), bptt (all steps), at-bptt (place and length by gradient norms); with
+    experts mtt (plain ones), ftd (flat ones), datm and tesla (any); dc (real gradients, class by class)."""
     ipc: int = 1
     """Distilled images per class."""
     seed: int = 0
@@ -97,6 +172,7 @@ class DistillConfig:
     window_spread: int = 0
     """rat-bptt: the window's length is drawn too, uniform within so many steps of `window`."""
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
+    trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     hessian_rank: int | None = None
     """Rank of a low-rank Hessian in the reverse sweep; exact by default, 0 leaves curvature out."""
     inner: str = "adam"
@@ -105,6 +181,12 @@ class DistillConfig:
     """Its learning rate."""
     batch_per_class: int | None = None
     """Distilled images of each class in one training step; all of them by default."""
+    classes_per_step: int | None = None
+    """Classes in one training step, drawn anew for each; all of them by default."""
+    alignment: float = 0.0
+    """Weight of a term that holds the patches of a class together, for large images; 0 leaves it out."""
+    patches: int = 4
+    """Patches along each side of an image, for that term."""
     outer_lr: float = 1e-3
     """Learning rate of Adam on the distilled images."""
     outer_steps: int = 6000
@@ -123,7 +205,7 @@ class DistillConfig:
     """Held-out images of each measurement."""
 
     def __post_init__(self) -> None:
-        source(self.dataset)
+        known = source(self.dataset)
         one_of(METHODS, method=self.method)
         one_of(TRANSFORMS, transform=self.transform)
         one_of(("auto", *AUGMENTATIONS), augment=self.augment)
@@ -136,21 +218,51 @@ class DistillConfig:
         share(held_out=self.held_out)
         if self.batch_per_class is not None and not 1 <= self.batch_per_class <= self.ipc:
             raise RunError(f"the batch per class must lie in [1, ipc={self.ipc}]: batch_per_class={self.batch_per_class}")
+        if self.classes_per_step is not None and not 1 <= self.classes_per_step <= len(known.classes):
+            raise RunError(f"the classes per step must lie in [1, {len(known.classes)}]: classes_per_step={self.classes_per_step}")
+        if not 0.0 <= self.alignment < float("inf"):
+            raise RunError(f"the weight of the alignment must be >= 0 and finite: alignment={self.alignment}")
+        if self.alignment and not self.method.endswith("bptt"):
+            raise RunError(f"the alignment of patches goes with the bptt methods: alignment={self.alignment}, method={self.method}")
+        if self.patches < 1 or (self.alignment and any(side % self.patches for side in known.shape[1:])):
+            raise RunError(f"a grid of patches must divide the image of {known.shape[1]} x {known.shape[2]}: patches={self.patches}")
+        if self.method == "datm" and not self.learn_labels:
+            raise RunError("datm learns the labels: --learn-labels")
+        if self.trajectories and self.inner != "sgd":
+            raise RunError(f"{self.method} trains on the set by plain gradient descent: inner={self.inner}, use --inner sgd")
+        size, batch = self.ipc * len(source(self.dataset).classes), self.trajectory.batch
+        if batch is not None and (self.batch_per_class is not None or not 1 <= batch <= size):
+            raise RunError(f"the batch must lie in [1, {size}], without --batch-per-class: batch={batch}")
         self.windows()
         self.clock()
         self.hessian()
+
+    @property
+    def trajectories(self) -> bool:
+        """Whether the method retraces experts."""
+        return self.method in TRAJECTORIES
+
+    @property
+    def family(self) -> str:
+        """The warps that augment = auto stands for, where mirroring keeps the class."""
+        return "dsa" if self.trajectories or self.method == "dc" else "flip-rotate"
+
+    @property
+    def learn_step(self) -> bool:
+        """Whether the set carries its own step size."""
+        return self.trajectories and self.trajectory.step_lr > 0
 
     def windows(self) -> WindowPolicy | AdaptiveWindow:
         """The truncation of the method."""
         match self.method:
             case "rat-bptt":
                 return RandomWindow(self.horizon, self.window, spread=self.window_spread)
-            case "bptt":
+            case "bptt" | "mtt" | "ftd" | "datm" | "tesla":
                 return FullWindow(self.horizon)
             case "at-bptt":
                 a = self.adaptive
                 return AdaptiveWindow(self.horizon, self.window, a.spread, a.temperature, a.scores, a.change, a.placement, a.profile)
-        return FixedWindow(self.horizon, self.window)
+        return (FixedWindow if self.method == "t-bptt" else RandomWindow)(self.horizon, self.window)
 
     def clock(self) -> StageClock | None:
         """The stages of at-bptt, moved by the measurements of the learning curve; None where there are none or one stays."""
@@ -165,20 +277,32 @@ class DistillConfig:
         return Stage.EARLY if self.adaptive.stage == "clock" else Stage(self.adaptive.stage)
 
     def hessian(self) -> LowRankHessian | None:
-        """The stand-in for the Hessian, None for the exact sweep."""
-        return None if self.hessian_rank is None else LowRankHessian(self.hessian_rank)
+        """The stand-in for the Hessian, None for the exact sweep; for tesla there is no curvature at all."""
+        rank = 0 if self.method == "tesla" else self.hessian_rank
+        return None if rank is None else LowRankHessian(rank)
+
+    def judging(self, lr: float) -> tuple[InnerOptimiser, int]:
+        """(optimiser, steps) of the networks that measure a set whose step size is `lr`."""
+        if self.trajectories:
+            return Momentum(lr, 0.9, 5e-4), self.trajectory.curve_steps
+        return self.inner_optimiser(), self.horizon
 
     def inner_optimiser(self) -> InnerOptimiser:
         """The optimiser of training on the set, in distillation and in evaluation."""
         return OPTIMISERS[self.inner](self.inner_lr)
 
 
-def stored_config(settings: Mapping[str, Any], place: str) -> DistillConfig:
-    """The configuration written beside a distilled set."""
+def stored(kind: type[T], settings: Mapping[str, Any], place: str) -> T:
+    """The configuration of type `kind` that was written as `settings` at `place`."""
     try:
-        return tyro.cli(DistillConfig, args=options(settings), console_outputs=False)
+        return tyro.cli(kind, args=options(settings), console_outputs=False)
     except (SystemExit, ValueError) as error:
         raise RunError(f"{place} holds settings that this version does not know: use the version that wrote it") from error
+
+
+def stored_config(settings: Mapping[str, Any], place: str) -> DistillConfig:
+    """The configuration written beside a distilled set."""
+    return stored(DistillConfig, settings, place)
 
 
 def as_settings(config: DistillConfig) -> dict[str, Any]:

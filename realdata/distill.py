@@ -12,23 +12,24 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 import torch
 
-from realdata import figures
+from realdata import figures, trajectory
 from realdata.artefact import FOLDER, DistilledSet, write_set
+from realdata.bridge import Tensors
 from realdata.checkpoint import CurvePoint, RunState, read_checkpoint, write_checkpoint
-from realdata.checks import at_least
-from realdata.config import DistillConfig, as_settings
+from realdata.config import DistillConfig, Runtime, as_settings
 from realdata.data import cache_folder
 from realdata.preprocess import Transform, fit, load_transform
 from realdata.protocol import accuracy, train
 from realdata.steps import StepLog
 from realdata.task import Split, Task, build, check, device_named, hard_labels, stream, training_split
+from realdata.trajectory import chosen_experts
 from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
 from sims.lab.progress import Meter, progress
@@ -39,28 +40,8 @@ from theory.distill.problem import Diverged
 TRANSFORM = "transform.safetensors"
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how a run works; nothing here changes what it computes, save that sums round differently on other devices and threads."""
-
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    threads: int = 0
-    """Processor threads; 0 leaves it to PyTorch."""
-    chunk: int = 64
-    """Real images worked on at a time (64 suits a processor, 500 a GPU)."""
-    compiled: bool = False
-    """Compile the training step and its second-order product: a minute at the start, then faster steps (a C++ compiler is needed)."""
-    checkpoint_every: int = 10
-    """Updates between two checkpoints."""
-
-    def __post_init__(self) -> None:
-        at_least(0, threads=self.threads)
-        at_least(1, chunk=self.chunk, checkpoint_every=self.checkpoint_every)
-
-
-def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resume: bool = True) -> Path:
-    """Distils into `out`, or goes on where the run there stopped, and gives the artefact folder back."""
+def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resume: bool = True, experts: Path | None = None) -> Path:
+    """Distils into `out`, or goes on where the run there stopped, and gives the artefact folder back; `experts` is a recipe's folder."""
     clock = time.monotonic
     began = clock()
     device = device_named(runtime.device)
@@ -69,11 +50,18 @@ def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resum
     split = None if (out / FOLDER / SUMS).is_file() else training_split(config, str(root))
     if split is not None:
         check(config, split)  # a refused setting must not leave a folder behind
-    with RunFolder.open(out, as_settings(config), resume=resume, backend=f"torch: {device}", seed=config.seed) as folder:
+    stored = None
+    if config.trajectories and split is not None:
+        config, stored = chosen_experts(config, experts, split.fitted, device)
+    free = ("trajectory.recipe",) if split is None else ()  # a finished run does not look at its experts again
+    with RunFolder.open(out, as_settings(config), resume=resume, free=free, backend=f"torch: {device}", seed=config.seed) as folder:
         if split is None:
             return folder.path / FOLDER
         transform = _transform(config, split, folder)
-        task = build(config, split, transform, device, runtime.chunk, runtime.compiled)
+        if stored is None:
+            task = build(config, split, transform, device, runtime.chunk, runtime.compiled)
+        else:
+            task = trajectory.build(config, split, transform, device, runtime.compiled, stored)
         state = read_checkpoint(folder.path, device) or RunState(start(task.distiller, task.first, config.first_stage), task.first)
         worked, log = state.seconds, StepLog.open(folder.path, state.outer.step, device)
 
@@ -151,25 +139,37 @@ def _measurement_due(config: DistillConfig, state: RunState) -> bool:
 
 
 def _measured(config: DistillConfig, task: Task, state: RunState) -> RunState:
-    """The state with one more point of the curve: networks trained T steps on the set, the same initialisations at every point."""
+    """The state with one more point of the curve: of the set, and of its running average where there is one."""
+    outer = state.outer
+    mean, std = _held_out(config, task, outer.s)
+    loss = float(np.mean(state.losses)) if state.losses else None
+    point, average = CurvePoint(outer.step, loss, mean, std), None
+    if outer.s_average is not None:
+        average = outer.s_average[:1]
+        point = CurvePoint(outer.step, loss, mean, std, *_held_out(config, task, (*average, *outer.s[1:])))
+    curve = (*state.curve, point)
+    outer = observed(task.distiller, outer, 100.0 * mean)
+    state = replace(state, outer=outer, curve=curve, losses=())
+    return replace(state, best=outer.s, best_average=average) if state.best_point is point else state
+
+
+def _held_out(config: DistillConfig, task: Task, s: Tensors) -> tuple[float, float]:
+    """Mean and standard deviation of the held-out accuracy of fresh networks, the same initialisations for every set."""
+    data, inner = task.distiller.training(s)
+    optimiser, steps = config.judging(inner.lr)
     scores = []
     for k in range(config.curve_networks):
-        rng = stream(config.seed, "curve networks", k)
-        (theta,) = train(task.problem, config.inner_optimiser(), state.outer.s, rng, (config.horizon,))
+        (theta,) = train(task.problem, optimiser, data, stream(config.seed, "curve networks", k), (steps,))
         scores.append(accuracy(task.problem, theta, task.held_out))
-    std = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
-    point = CurvePoint(state.outer.step, float(np.mean(state.losses)) if state.losses else None, float(np.mean(scores)), std)
-    better = not state.curve or point.mean > state.best_point.mean
-    outer = observed(task.distiller, state.outer, 100.0 * point.mean)
-    return replace(state, outer=outer, best=state.outer.s if better else state.best, curve=(*state.curve, point), losses=())
+    return float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
 
 
 def curve_csv(state: RunState) -> str:
     """The learning curve: accuracies are shares."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["outer_step", "mean_objective", "held_out_mean", "held_out_std"])
-    table.writerows([point.step, "" if point.loss is None else point.loss, point.mean, point.std] for point in state.curve)
+    table.writerow(["outer_step", "mean_objective", "held_out_mean", "held_out_std", "ema_mean", "ema_std"])
+    table.writerows(["" if value is None else value for value in dataclasses.astuple(point)] for point in state.curve)
     return stream.getvalue()
 
 
@@ -199,5 +199,13 @@ def _finish(config: DistillConfig, split: Split, transform: Transform, state: Ru
     folder.write("summary.json", json.dumps(summary, indent=1) + "\n")
     classes = len(split.source.classes)
     labels = torch.softmax(state.best[1], dim=1) if config.learn_labels else hard_labels(classes, config.ipc)
-    distilled = DistilledSet(state.best[0].cpu().numpy(), labels.cpu().numpy(), transform, config, split.fitted.classes)
+    distilled = DistilledSet(
+        state.best[0].cpu().numpy(),
+        labels.cpu().numpy(),
+        transform,
+        config,
+        split.fitted.classes,
+        step_size=float(torch.exp(state.best[-1])) if config.learn_step else None,
+        images_ema=None if state.best_average is None else state.best_average[0].cpu().numpy(),
+    )
     return write_set(folder.path / FOLDER, distilled, best, len(points))

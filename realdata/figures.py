@@ -1,7 +1,7 @@
 """Pictures of a distillation as PNG and PDF bytes: the learning curve with its interval, and the grid of distilled images."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -60,3 +60,17 @@ def _stretched(image: np.ndarray) -> np.ndarray:
     low, high = np.percentile(image, [1, 99])
     shown = np.clip((image - low) / max(high - low, 1e-12), 0.0, 1.0)
     return shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
+
+
+def by_epoch(epochs: Sequence[int], series: Mapping[str, tuple[Sequence[float], Sequence[float]]], runs: int) -> Figure:
+    """Named quantities against the epoch, a panel each: mean with +- one standard deviation over `runs` runs."""
+    figure = Figure(figsize=(2.9 * len(series), 2.6), layout="constrained")
+    for axes, (name, (mean, std)) in zip(figure.subplots(1, len(series), squeeze=False).ravel(), series.items(), strict=True):
+        y, s = np.asarray(mean), np.asarray(std)
+        axes.fill_between(epochs, y - s, y + s, color=BLUE, alpha=0.2, linewidth=0, label=f"± 1 std over {runs} experts")
+        axes.plot(epochs, y, color=BLUE, marker="o", markersize=2.5, linewidth=1.2)
+        axes.set(xlabel="epoch", title=name)
+        axes.title.set_fontsize("medium")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure

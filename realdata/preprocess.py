@@ -11,7 +11,6 @@ Sums, eigenpairs and matrices are computed in float64, a part of the images at a
 height * width features takes about 4 D^2 doubles and 10 D^3 operations: D <= 12288 (3x64x64), where that is 5 GB and some 20 minutes.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import safetensors
 import safetensors.numpy
 import scipy.linalg
 
-from realdata.data.imageset import Images, chunks
+from realdata.data.imageset import Images, chunks, digest
 from sims.lab.files import RunError, atomic_write, make_folder
 
 Tensors: TypeAlias = dict[str, np.ndarray]
@@ -180,10 +179,7 @@ def fit_zca(images: Images, *, per_image: bool = True, ridge: float = RIDGE) -> 
 
 
 def _kept_zca(images: Images, cache: Path) -> Transform:
-    digest = hashlib.sha256(f"zca 1 {RIDGE} {images.shape}".encode())
-    for part in chunks(images, PART):
-        digest.update(np.ascontiguousarray(part).data)
-    path = cache / f"zca-{digest.hexdigest()[:20]}.safetensors"
+    path = cache / f"zca-{digest(images, f'zca 1 {RIDGE}')[:20]}.safetensors"
     try:
         return load_transform(safetensors.numpy.load_file(path))
     except (OSError, safetensors.SafetensorError, RunError):

@@ -6,7 +6,8 @@ Random streams: every use has its own name, stream(seed, name) = SeedSequence((s
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,15 +17,19 @@ from realdata.augment import Augment
 from realdata.baselines import random_rows
 from realdata.bridge import ModuleProblem, RealImages, Tensors
 from realdata.config import DistillConfig
+from realdata.gradient_matching import ClassGradients
 from realdata.networks import convnet
 from realdata.preprocess import Transform
 from realdata.streaming import Labelled, Rows, on_device
 from sims.lab.files import RunError
 from theory.distill.distiller import Distiller
 from theory.distill.inner_optim import Adam
-from theory.distill.matching import PerformanceMatching
+from theory.distill.matching import PathObjective, PerformanceMatching
 from theory.distill.outer import NormClip
+from theory.distill.patches import Aligned
+from theory.distill.problem import Objective
 
+WITHOUT_FLIP = {"flip-rotate": "rotate", "dsa": "dsa-no-flip"}
 LABEL_CONFIDENCE = 0.9  # probability of the hard label where learned labels start
 
 
@@ -43,6 +48,24 @@ def device_named(name: str) -> torch.device:
     return device
 
 
+class Choices(Protocol):
+    """What is said of data and warps, in every configuration."""
+
+    @property
+    def dataset(self) -> str: ...
+
+    @property
+    def held_out(self) -> float: ...
+
+    @property
+    def augment(self) -> str: ...
+
+    @property
+    def family(self) -> str:
+        """The warps that augment = auto stands for, where mirroring keeps the class."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """The training split in its two parts, and the data set's description."""
@@ -52,7 +75,7 @@ class Split:
     source: data.Source
 
 
-def training_split(config: DistillConfig, root: str) -> Split:
+def training_split(config: Choices, root: str) -> Split:
     """The training images below `root`, split as the configuration says (always by the same seed, whatever the run's own)."""
     images = data.load(config.dataset, root, "train")
     fitted, held_out = data.held_out_split(images.labels, config.held_out, seed=0)
@@ -64,9 +87,9 @@ def hard_labels(classes: int, ipc: int) -> torch.Tensor:
     return torch.arange(classes).repeat_interleave(ipc)
 
 
-def augmentation(config: DistillConfig) -> Augment:
+def augmentation(config: Choices) -> Augment:
     """The warps of the run; auto asks the data set whether mirroring keeps the class."""
-    automatic = "flip-rotate" if data.source(config.dataset).mirror else "rotate"
+    automatic = config.family if data.source(config.dataset).mirror else WITHOUT_FLIP[config.family]
     return Augment(automatic if config.augment == "auto" else config.augment)
 
 
@@ -80,6 +103,8 @@ def training_problem(config: DistillConfig, labels: torch.Tensor | None, device:
         labels=None if labels is None else labels.to(device),
         augment=augmentation(config),
         batch_per_class=config.batch_per_class,
+        classes_per_step=config.classes_per_step,
+        batch=config.trajectory.batch if config.trajectories else None,
         device=device,
         compiled=compiled,
     )
@@ -105,7 +130,7 @@ class Task:
     """What the outer loop works on, and the held-out images that judge it."""
 
     problem: ModuleProblem
-    objective: PerformanceMatching
+    objective: Objective | PathObjective
     distiller: Distiller
     first: Tensors
     held_out: Labelled
@@ -121,15 +146,29 @@ def check(config: DistillConfig, split: Split) -> None:
     convnet(config.network, split.source.shape, len(split.source.classes))
 
 
+def judges(config: DistillConfig, split: Split, transform: Transform, device: torch.device) -> Labelled:
+    """The held-out images of the learning curve."""
+    rows = stream(config.seed, "curve").permutation(len(split.held_out))[: config.curve_images]
+    return on_device(transform, split.held_out.subset(np.sort(rows)), device)
+
+
 def build(config: DistillConfig, split: Split, transform: Transform, device: torch.device, chunk: int, compiled: bool = False) -> Task:
-    """The task of a configuration."""
+    """The task of a configuration, for the methods that look at real images."""
     labels = None if config.learn_labels else hard_labels(len(split.source.classes), config.ipc)
     problem = training_problem(config, labels, device, compiled)
     images, classes = on_device(transform, split.fitted, device)
-    rows = stream(config.seed, "curve").permutation(len(split.held_out))[: config.curve_images]
+    real = RealImages(problem.module, images, classes, config.real_batch, problem.augment, chunk)
+    matching = PerformanceMatching(real)
+    objective: Objective | PathObjective = matching
+    if config.alignment:
+        objective = Aligned(matching, problem.classes, config.patches, config.alignment)
+    if config.method == "dc":
+        rows = tuple(np.flatnonzero(split.fitted.labels == label) for label in range(problem.classes))
+        each = max(1, config.real_batch // problem.classes)
+        objective = ClassGradients(real, rows, each, config.ipc, replace(problem.augment, shared=True))
     return Task(
         problem=problem,
-        objective=PerformanceMatching(RealImages(problem.module, images, classes, config.real_batch, problem.augment, chunk)),
+        objective=objective,
         distiller=Distiller(
             config.windows(),
             config.inner_optimiser(),
@@ -140,5 +179,5 @@ def build(config: DistillConfig, split: Split, transform: Transform, device: tor
             sphere=config.init_norm if config.project else None,
         ),
         first=first_set(config, images, split.fitted.labels, device),
-        held_out=on_device(transform, split.held_out.subset(np.sort(rows)), device),
+        held_out=judges(config, split, transform, device),
     )

@@ -11,7 +11,7 @@ the mend. The named sets stand in `realdata.data.table`; a set of one's own is n
 """
 
 from realdata.data.cache import cache_folder
-from realdata.data.imageset import Images, ImageSet, Selection, chunks, held_out_split
+from realdata.data.imageset import Images, ImageSet, Selection, chunks, digest, held_out_split
 from realdata.data.loading import load
 from realdata.data.table import SOURCES, Source, default_root, source
 from realdata.data.verification import FileCheck, verify
@@ -26,6 +26,7 @@ __all__ = [
     "cache_folder",
     "chunks",
     "default_root",
+    "digest",
     "held_out_split",
     "load",
     "source",

@@ -3,6 +3,7 @@
 images u in {0..255}^(n x channels x height x width),  labels y in {0..classes-1}^n
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from realdata.checks import share
+
+DIGEST_PART = 2048  # images read at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,14 @@ def chunks(images: Images, size: int) -> Iterator[np.ndarray]:
     """The images in order, `size` at a time."""
     for start in range(0, len(images), size):
         yield np.asarray(images[start : start + size])
+
+
+def digest(images: Images, use: str) -> str:
+    """SHA-256 over the bytes of images, their shape and the use that is made of them; mapped images are read a part at a time."""
+    found = hashlib.sha256(f"{use} {images.shape}".encode())
+    for part in chunks(images, DIGEST_PART):
+        found.update(np.ascontiguousarray(part).data)
+    return found.hexdigest()
 
 
 def held_out_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,23 +9,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realdata.checkpoint import FILE, CurvePoint, RunState, read_checkpoint, write_checkpoint
+from realdata.checkpoint import FILE, FORMAT, CurvePoint, RunState, read_checkpoint, write_checkpoint
 from sims.lab.files import RunError
 from tests.strategies import generators
 from theory.distill.distiller import OuterState
 from theory.distill.stages import Stage, StageState
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
-points = st.builds(CurvePoint, st.integers(0, 10**9), st.none() | numbers, numbers, numbers)
+points = st.builds(CurvePoint, st.integers(0, 10**9), st.none() | numbers, numbers, numbers, st.none() | numbers, st.none() | numbers)
 
 
 @st.composite
 def states(draw: st.DrawFn) -> RunState:
     rng = draw(generators)
-    shapes = draw(st.lists(st.sampled_from([(2, 1, 3, 3), (2, 4)]), min_size=1, max_size=2))
+    shapes = draw(st.lists(st.sampled_from([(2, 1, 3, 3), (2, 4), ()]), min_size=1, max_size=3))
 
     def leaves() -> tuple[torch.Tensor, ...]:
-        return tuple(torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) for shape in shapes)
+        return tuple(torch.from_numpy(np.asarray(rng.standard_normal(shape), dtype=np.float32)) for shape in shapes)
 
     slots = tuple(leaves() for _ in range(draw(st.integers(0, 2))))
     average = leaves() if draw(st.booleans()) else None
@@ -33,7 +33,7 @@ def states(draw: st.DrawFn) -> RunState:
     stage = StageState(draw(st.sampled_from(list(Stage))), draw(st.integers(0, 99)), draw(st.none() | numbers))
     outer = OuterState(leaves(), slots, draw(st.none() | numbers), average, draw(st.integers(0, 10**9)), profile, stage)
     curve, losses = draw(st.lists(points, max_size=3)), draw(st.lists(numbers, max_size=3))
-    return RunState(outer, leaves(), tuple(curve), tuple(losses), draw(numbers))
+    return RunState(outer, leaves(), tuple(curve), tuple(losses), draw(numbers), leaves()[:1] if draw(st.booleans()) else None)
 
 
 def plain(value: Any) -> Any:
@@ -64,6 +64,6 @@ def test_absent_damaged_and_foreign_files(tmp_path: Path):
         (tmp_path / FILE).write_bytes(content)
         with pytest.raises(RunError, match="is damaged"):
             read_checkpoint(tmp_path, torch.device("cpu"))
-    (tmp_path / FILE).write_bytes(whole.replace(b'\\"format\\": 2', b'\\"format\\": 9'))
+    (tmp_path / FILE).write_bytes(whole.replace(b'\\"format\\": %d' % FORMAT, b'\\"format\\": 9'))
     with pytest.raises(RunError, match="is of format 9"):
         read_checkpoint(tmp_path, torch.device("cpu"))

@@ -1,0 +1,114 @@
+"""Presets of trajectory matching, a row a cell: published settings (for a GPU) and small ones for a processor.
+
+    mtt-DATASET-ipcN   Cazenavette et al. 2022 (arXiv:2203.11932); values as handed on by DC-Bench, since the authors' table is a picture
+    ftd-DATASET-ipcN   Du et al. 2023 (arXiv:2211.11004), Table 7; for ImageNet subsets an answer of the authors (their tracker, number 3)
+    mtt-cpu, ftd-cpu   ours: a narrow network on a tenth of CIFAR-10; they differ in their experts alone
+
+A cell gives two groups of settings, one for `distill` and one for the `experts` that it asks for, so that one name serves both commands.
+The subsets of ImageNet share a cell: imagenette unless --dataset names another.
+
+Where sources conflict or are silent: MTT at CIFAR-10 with 10 images also goes by (1e4 or 1e5, 1e-4, 1e-2) for the three rates, the subsets
+of ImageNet also by 1e3 for the images; FTD's ZCA is known for 10 images alone and MTT's elsewhere; FTD's step size for the subsets is given
+as 0.01 and 0.001, and 0.01 taken. Ours, not theirs: whitening as in `realdata.preprocess`, a tenth of the training images held out, partial
+batches drawn anew at every step (theirs pass through the set), a learned logarithm of the step size. FTD's flat experts are those of its
+released code (GSAM with the adaptive ball); its equations have the Euclidean one.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sims.lab.files import RunError
+from sims.lab.options import chosen_preset, options, with_preset
+
+
+class Cell(NamedTuple):
+    """T steps on the set for M epochs of an expert; start epochs below T+; images a step; learning rates; FTD's alpha and decay."""
+
+    horizon: int
+    length: int
+    high: int
+    batch: int | None
+    zca: bool
+    image_lr: float
+    step_lr: float
+    inner_lr: float
+    alpha: float | None = None
+    ema: float | None = None
+
+
+MTT = {
+    ("cifar10", 1): Cell(50, 2, 2, None, True, 1e2, 1e-7, 1e-2),
+    ("cifar10", 10): Cell(30, 2, 20, None, True, 1e2, 1e-5, 1e-3),
+    ("cifar10", 50): Cell(30, 2, 40, None, False, 1e3, 1e-5, 1e-3),
+    ("cifar100", 1): Cell(20, 3, 20, None, True, 1e3, 1e-5, 1e-2),
+    ("cifar100", 10): Cell(20, 2, 20, None, False, 1e3, 1e-5, 1e-2),
+    ("cifar100", 50): Cell(80, 2, 40, 125, True, 1e3, 1e-5, 1e-2),
+    ("tiny-imagenet", 1): Cell(10, 2, 10, None, False, 1e4, 1e-4, 1e-2),
+    ("tiny-imagenet", 10): Cell(20, 2, 40, 200, False, 1e4, 1e-4, 1e-2),
+    ("tiny-imagenet", 50): Cell(20, 2, 40, 300, False, 1e4, 1e-4, 1e-2),
+    ("imagenette", 1): Cell(20, 2, 10, None, False, 1e5, 1e-6, 1e-2),
+    ("imagenette", 10): Cell(20, 2, 10, 20, False, 1e5, 1e-6, 1e-2),
+}
+FTD = {
+    ("cifar10", 1): Cell(50, 2, 2, None, True, 1e2, 1e-7, 1e-2, 0.3, 0.9999),
+    ("cifar10", 10): Cell(30, 2, 20, None, True, 1e2, 1e-5, 1e-3, 0.3, 0.9995),
+    ("cifar10", 50): Cell(30, 2, 40, None, False, 1e3, 1e-5, 1e-2, 1.0, 0.999),
+    ("cifar100", 1): Cell(40, 3, 20, None, True, 1e3, 1e-5, 1e-2, 1.0, 0.9995),
+    ("cifar100", 10): Cell(20, 2, 40, None, True, 1e3, 1e-5, 1e-2, 1.0, 0.9995),
+    ("cifar100", 50): Cell(80, 2, 40, 1000, True, 1e3, 1e-5, 1e-2, 1.0, 0.999),
+    ("tiny-imagenet", 1): Cell(30, 2, 10, None, False, 1e4, 1e-4, 1e-2, 1.0, 0.999),
+    ("tiny-imagenet", 10): Cell(20, 2, 40, 500, False, 1e4, 1e-4, 1e-2, 1.0, 0.999),
+    ("imagenette", 1): Cell(20, 2, 10, None, False, 1e4, 1e-4, 1e-2, 1.0, 0.999),
+    ("imagenette", 10): Cell(20, 2, 10, 64, False, 1e4, 1e-4, 1e-2, 1.0, 0.999),
+}
+DEPTH = {"cifar10": 3, "cifar100": 3, "tiny-imagenet": 4, "imagenette": 5}
+RHO = 0.01  # FTD's radius, everywhere
+
+Settings = Mapping[str, Any]
+
+
+def _both(dataset: str, cell: Cell) -> dict[str, Any]:
+    """What experts and distillation share."""
+    network = {"depth": DEPTH[dataset], "width": 128}
+    return {"dataset": dataset, "transform": "zca" if cell.zca else "standardise", "network": network, "chunk": 512}
+
+
+def _experts(dataset: str, cell: Cell) -> Settings:
+    flat = {} if cell.alpha is None else {"flat": {"rho": RHO, "alpha": cell.alpha, "ball": "adaptive"}}
+    return _both(dataset, cell) | {"count": 100, "epochs": 50, "batch": 256, "lr": 0.01} | flat
+
+
+def _distil(dataset: str, ipc: int, method: str, cell: Cell) -> Settings:
+    segments = {"experts": 100, "length": cell.length, "high": cell.high, "curve_steps": 1000}
+    rates = {"image_lr": cell.image_lr, "step_lr": cell.step_lr}
+    optional = {name: value for name, value in (("batch", cell.batch), ("ema", cell.ema)) if value is not None}
+    loop = {"method": method, "ipc": ipc, "init": "real", "inner": "sgd", "inner_lr": cell.inner_lr, "horizon": cell.horizon}
+    length = {"outer_steps": 5000, "curve_every": 500, "curve_images": 5000}
+    return _both(dataset, cell) | loop | length | {"trajectory": segments | rates | optional}
+
+
+_SMALL = {"dataset": "cifar10", "transform": "standardise", "held_out": 0.9, "network": {"depth": 3, "width": 16}}
+_SMALL_EXPERTS = _SMALL | {"count": 6, "epochs": 8, "batch": 64, "lr": 0.05}
+_SMALL_SEGMENTS = {"experts": 6, "length": 1, "high": 4, "image_lr": 30.0, "step_lr": 1e-3, "ema": 0.99, "curve_steps": 200}
+_SMALL_DISTIL = _SMALL | {"init": "real", "inner": "sgd", "inner_lr": 0.1, "horizon": 20, "outer_steps": 200, "curve_every": 50}
+_SMALL_FLAT = {"flat": {"rho": 0.05, "alpha": 0.3}}
+
+PRESETS: dict[str, dict[str, Settings]] = {
+    f"{method}-{dataset}-ipc{ipc}": {"experts": _experts(dataset, cell), "distill": _distil(dataset, ipc, method, cell)}
+    for method, cells in (("mtt", MTT), ("ftd", FTD))
+    for (dataset, ipc), cell in cells.items()
+} | {
+    f"{method}-cpu": {"experts": _SMALL_EXPERTS | flat, "distill": _SMALL_DISTIL | {"method": method, "trajectory": _SMALL_SEGMENTS}}
+    for method, flat in (("mtt", {}), ("ftd", _SMALL_FLAT))
+}
+
+
+def with_cell(words: Sequence[str], folders: Mapping[str, Path]) -> list[str]:
+    """The words with the options of their --preset put in behind the command: of a cell, or of a file in the command's folder."""
+    name = chosen_preset(words) or ""
+    if name in PRESETS and words[0] in PRESETS[name]:
+        return [words[0], *options(PRESETS[name][words[0]]), *words[1:]]
+    if name and words[0] == "experts":
+        raise RunError(f"unknown preset {name!r} of experts: choose one of {', '.join(PRESETS)}")
+    return with_preset(words, folders)
