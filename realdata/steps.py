@@ -28,6 +28,7 @@ from theory.distill.adjoint import Cost
 from theory.distill.distiller import Record
 from theory.distill.leaves import Leaves
 from theory.distill.matching import GradientMatching, PerformanceMatching, RealLoss
+from theory.distill.patches import Aligned
 from theory.distill.problem import InnerProblem, Noise
 
 FILE = "steps.csv"
@@ -130,7 +131,7 @@ class StepLog:
         """The objective, its loss on real images timed where it has one."""
         if isinstance(objective, PerformanceMatching | GradientMatching):
             return replace(objective, real=TimedLoss(objective.real, self.watch))
-        return objective
+        return replace(objective, objective=self.objective(objective.objective)) if isinstance(objective, Aligned) else objective
 
     def add(self, record: Record, seconds: float) -> None:
         """One more step, which took `seconds` in all."""
