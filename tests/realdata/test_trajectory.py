@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realdata import data, distill
-from realdata.__main__ import main
+from realdata import cells, data, distill
+from realdata.__main__ import Distill, Experts, main
 from realdata.artefact import read_set
 from realdata.augment import Augment
 from realdata.bridge import Batch, ModuleProblem, RealImages, Tensors, forward
@@ -24,7 +25,7 @@ from realdata.experts import run as run_experts
 from realdata.experts.quality import Quality
 from realdata.gradient_matching import ClassGradients
 from realdata.networks import ConvNetConfig, convnet
-from realdata.trajectory import understood
+from realdata.trajectory import SHARED, understood
 from tests.oracles import one_graph, relative_error
 from tests.realdata.files import write_mnist
 from tests.realdata.test_bridge import CLASSES, batch_of, cross_entropy, problems
@@ -43,6 +44,7 @@ COUNTS = {"train": 300, "test": 40}
 NETWORK = ConvNetConfig(depth=2, width=3)
 RECIPE = Recipe("mnist", network=NETWORK, transform="standardise", epochs=3, batch=100, lr=0.05)
 CPU = torch.device("cpu")
+COMMANDS = (("distill", Distill), ("experts", Experts))
 
 
 @pytest.fixture(scope="module")
@@ -304,3 +306,22 @@ def test_gradient_matching_runs_without_experts(root: Path, tmp_path: Path):
     assert state.curve[-1].loss is not None
     assert read_set(tmp_path).step_size is None
     assert "dsa-no-flip" in (tmp_path / "distilled" / "card.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(cells.PRESETS))
+def test_a_cell_s_distillation_and_experts_belong_together(name: str):
+    """Both groups parse, agree in what they share, and no segment ends beyond the experts' last epoch."""
+    parsed = [tyro.cli(kind, args=cells.with_cell([word, "--preset", name], {})[1:], console_outputs=False) for word, kind in COMMANDS]
+    config, (recipe, count) = parsed[0].config, (parsed[1].recipe, parsed[1].count)
+    assert all(getattr(config, shared) == getattr(recipe, shared) for shared in SHARED)
+    assert config.trajectory.high - 1 + config.trajectory.length <= recipe.epochs
+    assert config.trajectory.experts <= count
+    assert (config.method == "ftd") == (recipe.flat.rho > 0)
+    assert name.startswith(config.method)
+
+
+def test_the_small_methods_differ_in_their_experts_alone():
+    mtt, ftd = (cells.PRESETS[name]["distill"] for name in ("mtt-cpu", "ftd-cpu"))
+    assert {key for key in mtt if mtt[key] != ftd[key]} == {"method"}
+    mtt, ftd = (cells.PRESETS[name]["experts"] for name in ("mtt-cpu", "ftd-cpu"))
+    assert {key for key in mtt.keys() | ftd.keys() if mtt.get(key) != ftd.get(key)} == {"flat"}
