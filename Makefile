@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 ONE    := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow mutation benchmarks lint clean
+.PHONY: demo test test-slow mutation benchmarks lint docs clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 $(VENV)/.all: $(VENV)/.core
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[cluster,images,dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.all
+	$(PIP) -e '.[cluster,images,dev,docs]'
 	touch $@
 
 demo: $(VENV)/.core         ## the scaling-law experiment (about three minutes on two cores)
@@ -38,5 +42,8 @@ lint: $(VENV)/.all          ## style, types and import directions
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.docs          ## the documentation site, in results/docs; a warning is an error
+	$(ONE) $(BIN)/python -m sphinx -q -W --keep-going -d results/doctrees docs results/docs
+
 clean:                      ## removes the environment and the results
-	rm -rf $(VENV) results
+	rm -rf $(VENV) results docs/api
