@@ -1,4 +1,4 @@
-"""The program of the image runtime: `python -m realdata data | experts | distill | evaluate | compare`."""
+"""The program of the image runtime: `python -m realdata data | experts | distill | evaluate | compare | bridge`."""
 
 import json
 import sys
@@ -14,6 +14,8 @@ from realdata.cells import with_cell
 from realdata.config import PRESETS, DistillConfig, Runtime
 from realdata.evaluate import Evaluation
 from realdata.experts.quality import Quality
+from realdata.subspace import experiment
+from realdata.subspace.measure import BridgeConfig
 from realdata.task import device_named
 from sims.lab.files import RunError
 from sims.lab.options import parse_words
@@ -104,12 +106,29 @@ class Compare:
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
 
+@dataclass(frozen=True)
+class Bridge:
+    """Estimate the gradient subspace of an image task, and what distilled sets and random images hold of it and teach."""
+
+    sets: Positional[tuple[Path, ...]] = ()
+    """Distilled sets (artefact or run folders) of one data set; without any the task alone is measured."""
+    dataset: str | None = None
+    """Data set; that of the sets by default."""
+    root: Path | None = None
+    """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
+    out: Path | None = None
+    """Run folder; by default results/DATASET-bridge."""
+    config: Annotated[BridgeConfig, arg(name="")] = field(default_factory=BridgeConfig)
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
 Command = (
     Annotated[Data, subcommand("data")]
     | Annotated[Experts, subcommand("experts")]
     | Annotated[Distill, subcommand("distill")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Compare, subcommand("compare")]
+    | Annotated[Bridge, subcommand("bridge")]
 )
 
 
@@ -135,6 +154,9 @@ def main(words: list[str] | None = None) -> None:
         case Compare():
             root = command.root or data.default_root(command.config.dataset)
             place = compare.run(command.config, command.comparison, root, command.out, command.runtime, resume=command.resume)
+            print(f"report: {place}")
+        case Bridge():
+            place = experiment.run(command.config, command.sets, command.dataset, command.root, command.out, command.runtime)
             print(f"report: {place}")
         case Evaluate():
             root = command.root or data.default_root(read_set(command.artefact).config.dataset)

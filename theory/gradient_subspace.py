@@ -21,8 +21,8 @@ Null. For signs e_b with sum_b e_b = 0 the flipped mean n_i = (1/B) sum_b e_b v_
 estimate its covariance: C'_i = ((B - 1) C_i - n_i n_i^T)/(B - 2). For Gaussian blocks n and C' have the joint law of the noise in v and
 of C (but for one degree of freedom), whatever their covariance: so n_i n_i^T - C'_i is G^ without its signal, also where the noise
 differs from direction to direction (permuted labels would change that). The cut is the 95th percentile of its largest eigenvalue:
-a task without a subspace shows one with probability 5 %. Flipping signs of the entries of a matrix for this purpose is the idea of
-Hong, Sheng, Dobriban, arXiv:2012.02985; balanced flips of blocks are ours.
+a task without a subspace shows one in about 5 % of the cases (18 of 250 tasks at d = 24, B = 20). Flipping signs of the entries of a
+matrix for this purpose is the idea of Hong, Sheng, Dobriban, arXiv:2012.02985; balanced flips of blocks are ours.
 Fresh samples. v_i projected on the directions above the cut, plus one flipped mean, is what another sample of this size would give, once
 the noise that the projected mean brings along is taken off too; estimates from many such draws carry the intervals. They tell of the
 directions found: what lies below the cut is invisible at this N.

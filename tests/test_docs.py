@@ -1,0 +1,73 @@
+"""What the documentation shows is run: Python blocks, example files, and the words of every command."""
+
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from sims.lab.options import parse_words
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
+
+
+def blocks() -> list[tuple[str, str]]:
+    """(where, code) of every Python block of the pages."""
+    found = []
+    for page in PAGES:
+        for match in re.finditer(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            line = page.read_text()[: match.start()].count("\n") + 1
+            found.append((f"{page.name}:{line}", match[1]))
+    return found
+
+
+@pytest.mark.parametrize(("place", "code"), blocks(), ids=[place for place, _ in blocks()])
+def test_python_blocks_run(place: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A last line `# SomeError: text` says what the block ends in."""
+    monkeypatch.chdir(tmp_path)
+    told = re.fullmatch(r"# (\w+Error): (.*)", code.rstrip().splitlines()[-1])
+    if told is None:
+        exec(compile(code, place, "exec"), {"__name__": "example"})
+        return
+    with pytest.raises(Exception, match=re.escape(told[2])) as caught:
+        exec(compile(code, place, "exec"), {"__name__": "example"})
+    assert caught.type.__name__ == told[1]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_examples_run_and_stand_on_a_page(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(path.read_text(), str(path), "exec"), {"__name__": path.stem})
+    assert any(f"examples/{path.name}" in page.read_text() for page in PAGES)
+
+
+class Parsed(Exception):
+    """The command line was understood."""
+
+
+def commands() -> list[tuple[str, tuple[str, ...]]]:
+    """(program, words) of every command on the pages, options in brackets taken, without comments and placeholders `..`."""
+    found = set()
+    for page in PAGES:
+        for program, words in re.findall(r"python -m (sims|realdata|proofs_check)((?: [^`\n|#]*)?)", page.read_text()):
+            split = tuple(word for word in shlex.split(re.sub(r"[\[\]()]", " ", words)) if word != "..")
+            found.add((program, split))
+    return sorted(command for command in found if command[1] or command[0] == "proofs_check")
+
+
+@pytest.mark.parametrize(("program", "words"), commands(), ids=[" ".join((program, *words)) for program, words in commands()])
+def test_commands_are_understood(program: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    module = importlib.import_module(f"{program}.__main__")
+
+    def stop(*arguments):
+        parse_words(*arguments)
+        raise Parsed
+
+    monkeypatch.setattr(module, "parse_words", stop)
+    monkeypatch.setattr(sys, "argv", [program, *words])
+    with pytest.raises(Parsed):
+        module.main()
