@@ -92,12 +92,13 @@ def written(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str)
 
 def refusals(link: HermiteLink) -> bool:
     """Sizes and words that the predictions refuse, and the last ones they take."""
-    r = link.r
-    bad = [(max(r - 1, 1), 100, "ols"), (max(r, 2), max(r, 2) + 1, "ols"), (r + 4, 100, "some")]
-    bad += [(r + 4, 100, "none")] if link.mean else []
-    bad = bad if r > 1 else [*bad[1:], (1, 100, "ols")]
-    predictions.teacher_rows(link, 0.0, max(r, 2), max(r, 2) + 2, "ols")
-    return all(refuses(predictions.teacher_rows, link, 0.0, *sizes) for sizes in bad)
+    r, least = link.r, max(link.r, 2)
+    raised = HermiteLink((*link.terms, (0.5, (0,) * r)))  # of mean 1/2, which least squares alone removes
+    bad = [(link, max(r - 1, 1), 100, "ols"), (link, least, least + 1, "ols"), (link, r + 4, 100, "some")]
+    bad += [(raised, r + 4, 100, how) for how in predictions.PREPROCESSING if how != "ols"]
+    for one in (link, raised):
+        predictions.teacher_rows(one, 0.0, least, least + 2, "ols")
+    return all(refuses(predictions.teacher_rows, one, 0.0, *sizes) for one, *sizes in bad)
 
 
 def symbolic() -> Iterator[Identity]:
