@@ -1,14 +1,15 @@
 """A distilled image set as others receive it: images, labels, the transform they live behind, and the card that says what they are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from realdata import figures
 from realdata.checkpoint import CurvePoint
 from realdata.checks import positive
-from realdata.config import OPTIMISERS, DistillConfig, as_settings, stored_config
+from realdata.config import DistillConfig, as_settings, stored_config
 from realdata.data import source
 from realdata.networks import convnet, parameter_count
 from realdata.preprocess import Transform, load_transform
@@ -48,7 +49,7 @@ terms of use go on applying. Made by distillation-laws {version}; `config.toml` 
 """
 
 
-MEASURED = "{mean:.1f} % (std {std:.1f} over {networks} networks, {horizon} steps), at outer step {best}"
+MEASURED = "{mean:.1f} % (std {std:.1f} over {networks} networks, {steps} steps), at outer step {best}"
 SELECTED = (
     "The held-out images are part of the training split. They chose among {points} outer steps, so the figure above leans upwards; the\n"
     "test split was not read."
@@ -90,8 +91,9 @@ class DistilledSet:
             positive(step_size=self.step_size)
 
     def optimiser(self) -> InnerOptimiser:
-        """The optimiser of training on the set."""
-        return OPTIMISERS[self.config.inner](self.config.inner_lr if self.step_size is None else self.step_size)
+        """The optimiser of training on the set, as in the measurements of its distillation."""
+        rate = self.config.inner_lr if self.step_size is None else self.step_size
+        return replace(cast(Any, self.config.judging(rate)[0]), lr=rate)
 
     def data(self) -> dict[str, np.ndarray]:
         """The tensors of data.safetensors."""
@@ -109,8 +111,8 @@ def write_set(place: Path, distilled: DistilledSet, best: CurvePoint | None, poi
     soft = distilled.labels.ndim == 2
     accuracy, selection = "not measured", f"{note} The test split was not read."
     if best is not None:
-        networks, horizon = config.curve_networks, config.horizon
-        accuracy = MEASURED.format(mean=100 * best.mean, std=100 * best.std, networks=networks, horizon=horizon, best=best.step)
+        networks, (_, steps) = config.curve_networks, config.judging(config.inner_lr)
+        accuracy = MEASURED.format(mean=100 * best.mean, std=100 * best.std, networks=networks, steps=steps, best=best.step)
         selection = SELECTED.format(points=points)
     card = CARD.format(
         title=f"{config.dataset}, {config.ipc} image{'s' if config.ipc > 1 else ''} per class, {config.method}",
@@ -126,7 +128,7 @@ def write_set(place: Path, distilled: DistilledSet, best: CurvePoint | None, poi
         norm=config.network.norm,
         pooling=config.network.pooling,
         parameters=parameter_count(convnet(config.network, known.shape, len(known.classes))),
-        inner=config.inner,
+        inner=type(distilled.optimiser()).__name__,
         inner_lr=f"{distilled.optimiser().lr:.6g}" + (" (learned)" if distilled.step_size is not None else ""),
         augment=augmentation(config).name,
         floats=distilled.images.size,

@@ -24,8 +24,7 @@ from realdata import data
 from realdata.artefact import DistilledSet, find_set, read_set
 from realdata.baselines import DETERMINISTIC, Baseline, baselines
 from realdata.bridge import ModuleProblem, Tensors
-from realdata.config import as_settings
-from realdata.distill import Runtime
+from realdata.config import Runtime, as_settings
 from realdata.networks import NETWORKS, network, parameter_count
 from realdata.protocol import Protocol, Result, Shelf, judge, train_arm
 from realdata.streaming import on_device, on_host
@@ -52,7 +51,7 @@ class Evaluation:
     seeds: int = 5
     """Fresh networks a set, and draws of each baseline."""
     lengths: tuple[int, ...] = ()
-    """Training lengths to choose from on held-out images, in steps; T, 2 T and 5 T of the distillation by default."""
+    """Training lengths to choose from on held-out images, in steps; 1, 2 and 5 times that of the distillation's measurements by default."""
     shared: bool = False
     """One draw of a warp for a whole batch (Siamese), not one an image."""
 
@@ -62,7 +61,7 @@ class Evaluation:
         self.network_names()
 
     def protocol(self, horizon: int) -> Protocol:
-        """The rules these options stand for, for a set distilled with unrolls of `horizon` steps."""
+        """The rules these options stand for, for a set whose distillation judged it by networks trained `horizon` steps."""
         return Protocol(self.lengths or (horizon, 2 * horizon, 5 * horizon), networks=self.seeds, draws=self.seeds)
 
     def network_names(self) -> tuple[str, ...]:
@@ -92,7 +91,7 @@ class Sets:
 def run(place: Path, root: Path, evaluation: Evaluation, runtime: Runtime, target: Path | None = None) -> Path:
     """Evaluates the set in `place` (artefact or run folder), prints the table and gives the path of the JSON file back."""
     distilled = read_set(place)
-    protocol = evaluation.protocol(distilled.config.horizon)
+    protocol = evaluation.protocol(distilled.config.judging(distilled.optimiser().lr)[1])
     device = device_named(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -175,13 +174,13 @@ def _sets(count: int, labels: torch.Tensor, images: Callable[[int], np.ndarray],
 
 def protocol_lines(distilled: DistilledSet, evaluation: Evaluation, protocol: Protocol) -> str:
     """The rules in words, before any result."""
-    c, cpu = distilled.config, torch.device("cpu")
+    c, cpu, optimiser = distilled.config, torch.device("cpu"), distilled.optimiser()
     own = f"own = ConvNet depth {c.network.depth}, width {c.network.width}, {c.network.norm} norm"
     sizes = {name: parameter_count(_problem(distilled, name, None, False, cpu).module) for name in evaluation.network_names()}
     warps = f"warps {augmentation(c).name}{', one draw a batch' if evaluation.shared else ''}"
     lines = (
         f"protocol: networks {', '.join(f'{name} ({size} parameters)' for name, size in sizes.items())}; {own}",
-        f"{c.inner} with learning rate {distilled.optimiser().lr:.6g}, {warps}; {len(distilled.images)} images ({c.ipc} per class), "
+        f"{type(optimiser).__name__} with learning rate {optimiser.lr:.6g}, {warps}; {len(distilled.images)} images ({c.ipc} per class), "
         f"{protocol.networks} fresh networks a set, {protocol.draws} draws of each baseline (herding draws nothing: one)",
         f"training length out of {', '.join(map(str, protocol.lengths))} steps, chosen for each network and kind of set on at most "
         f"{protocol.held_out_images} held-out training images; test split read once, after that",

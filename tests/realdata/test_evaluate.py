@@ -1,10 +1,6 @@
 """`python -m realdata evaluate`: which sets and networks it compares, the order of its choices, and going on after any interruption."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -167,27 +163,6 @@ def test_unknown_networks_are_refused(scene: tuple[Path, Path], tmp_path: Path, 
             main(words(scene, tmp_path / "result.json", networks=networks))
         assert "unknown network" in capfd.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_the_result_is_the_same(scene: tuple[Path, Path], tmp_path: Path, whole: dict[str, Any]):
-    """SIGKILL at 20 moments drawn over the time an evaluation takes, each in a process that goes on where the last one was killed."""
-    target, rng, kills = tmp_path / "result.json", np.random.default_rng(0), 0
-    program = "import sys; from realdata.__main__ import main; print('ready', flush=True); main(sys.argv[1:])"
-    while kills < 20 or not target.exists():
-        process = subprocess.Popen([sys.executable, "-c", program, *words(scene, target)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        if kills < 20:
-            time.sleep(rng.uniform(0.0, 3.0))
-            process.kill()
-        process.communicate(timeout=300)
-        kills += process.returncode == -signal.SIGKILL
-        assert process.returncode in (0, -signal.SIGKILL)
-        if target.exists():
-            assert stored(target) == whole
-            if kills < 20:
-                target.unlink()
 
 
 def test_statistics_of_a_single_draw_are_left_open():
