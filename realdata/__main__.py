@@ -1,4 +1,4 @@
-"""The program of the image runtime: `python -m realdata data | experts | distill | evaluate | compare | bridge`."""
+"""The program of the image runtime: `python -m realdata`, one class a command."""
 
 import json
 import sys
@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from realdata import compare, data, distill, evaluate, experts
+from realdata import compare, data, distill, evaluate, exchange, experts, plan
 from realdata.artefact import read_set
 from realdata.cells import with_cell
 from realdata.config import PRESETS, DistillConfig, Runtime
 from realdata.evaluate import Evaluation
 from realdata.experts.quality import Quality
+from realdata.preprocess import PUBLISHED
 from realdata.subspace import experiment
 from realdata.subspace.measure import BridgeConfig
 from realdata.task import device_named
@@ -76,6 +77,47 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Predict time, memory and disk of a distillation from a few of its outer steps; nothing of them is kept."""
+
+    config: Annotated[DistillConfig, arg(name="")]
+    root: Path | None = None
+    """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
+    preset: str | None = None
+    """Settings to start from, as for distill."""
+    experts: Path | None = None
+    """Folder of experts of one recipe, for mtt, ftd, datm and tesla."""
+    json: Path | None = None
+    """File for the figures as JSON."""
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a distilled set as the .pt files that other repositories read, images also as raw pixels."""
+
+    artefact: Positional[Path]
+    """Artefact folder, or the run folder that holds it."""
+    out: Path
+    """New folder for the files."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make an artefact folder of the .pt files of another repository, to evaluate it here."""
+
+    place: Positional[Path]
+    """Folder with images_best.pt, labels_best.pt and, if there is one, lr_best.pt."""
+    config: Annotated[DistillConfig, arg(name="")]
+    out: Path
+    """New artefact folder."""
+    root: Path | None = None
+    """Folder with the real images, for a transform that is fitted on them; by default the data set's folder in $DISTILL_DATA."""
+    pixels: bool = False
+    """Read images_pixels.pt (units of u / 255) and put it through the transform."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Train fresh networks on a distilled set and on real images at the same count; report test accuracy."""
 
@@ -127,6 +169,9 @@ Command = (
     | Annotated[Experts, subcommand("experts")]
     | Annotated[Distill, subcommand("distill")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Plan, subcommand("plan")]
+    | Annotated[Export, subcommand("export")]
+    | Annotated[Import, subcommand("import")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Bridge, subcommand("bridge")]
 )
@@ -136,7 +181,7 @@ Command = (
 def main(words: list[str] | None = None) -> None:
     """Runs the command in `words` (the command line by default)."""
     words = list(sys.argv[1:] if words is None else words)
-    command = parse_words(Command, with_cell(words, {"distill": PRESETS, "compare": PRESETS / "compare"}), "python -m realdata")
+    command = parse_words(Command, with_presets(words), "python -m realdata")
     match command:
         case Data():
             verify(command)
@@ -158,9 +203,24 @@ def main(words: list[str] | None = None) -> None:
         case Bridge():
             place = experiment.run(command.config, command.sets, command.dataset, command.root, command.out, command.runtime)
             print(f"report: {place}")
+        case Plan():
+            root = command.root or data.default_root(command.config.dataset)
+            plan.show(plan.predict(command.config, root, command.runtime, command.experts), command.json)
+        case Export():
+            print(f"files: {exchange.export_set(command.artefact, command.out)}")
+        case Import():
+            root = None if command.config.transform in PUBLISHED else command.root or data.default_root(command.config.dataset)
+            print(f"distilled set: {exchange.import_set(command.place, command.config, root, command.out, pixels=command.pixels)}")
         case Evaluate():
             root = command.root or data.default_root(read_set(command.artefact).config.dataset)
             print(f"results: {evaluate.run(command.artefact, root, command.evaluation, command.runtime, command.json)}")
+
+
+def with_presets(words: list[str]) -> list[str]:
+    """The words with the options of their preset; a plan takes those of the distillation that it foresees."""
+    if words[:1] == ["plan"]:
+        return ["plan", *with_presets(["distill", *words[1:]])[1:]]
+    return with_cell(words, {"distill": PRESETS, "compare": PRESETS / "compare"})
 
 
 def report(out: Path, place: Path) -> None:

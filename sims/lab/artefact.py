@@ -71,7 +71,7 @@ def write_artefact(
     try:
         for name, data in content.items():
             atomic_write(building / name, data)
-        atomic_write(building / SUMS, "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items()))
+        atomic_write(building / SUMS, sums(content))
         building.chmod(0o755)
         if folder.exists():
             old = folder.with_name(f".{folder.name}.old.tmp")
@@ -94,7 +94,7 @@ def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
     Raises RunError naming the file that is missing, changed or unreadable. Files that SHA256SUMS does not list are not looked at.
     """
     folder = Path(folder)
-    content = {name: _checked(folder / name, digest) for name, digest in _sums(folder / SUMS).items()}
+    content = verified(folder)
     for name in ("data.safetensors", CARD, CONFIG):
         if name not in content:
             raise RunError(f"{folder / SUMS} does not list {name}: this is no complete distilled set")
@@ -110,6 +110,16 @@ def read_artefact(folder: str | os.PathLike[str]) -> Artefact:
     except ValueError as error:
         raise RunError(f"{folder}: {CARD} or {CONFIG} cannot be read ({error})") from error
     return Artefact(tensors, card, config, {name: data for name, data in content.items() if name.endswith(".png")})
+
+
+def verified(folder: Path) -> dict[str, bytes]:
+    """The content of every file that the folder's SHA256SUMS lists, checked against it; RunError naming what is missing or changed."""
+    return {name: _checked(folder / name, digest) for name, digest in _sums(folder / SUMS).items()}
+
+
+def sums(content: Mapping[str, bytes]) -> str:
+    """SHA256SUMS of files by name."""
+    return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items())
 
 
 def _content(tensors: Mapping[str, Tensors], card: str, config: Mapping[str, Any], images: Mapping[str, bytes]) -> dict[str, bytes]:
