@@ -45,6 +45,17 @@ def test_examples_run_and_stand_on_a_page(path: Path, tmp_path: Path, monkeypatc
     assert any(f"examples/{path.name}" in page.read_text() for page in PAGES)
 
 
+def test_parts_of_other_files_are_found():
+    """Sphinx includes parts of README between texts that must be there, in this order and once."""
+    for page in PAGES:
+        for name, options in re.findall(r"^```\{include\} (\S+)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            included = (page.parent / name).read_text()
+            marks = re.findall(r':(?:start-after|end-before): "(.*)"', options)
+            assert [included.count(mark) for mark in marks] == [1] * len(marks), (page.name, marks)
+            places = [included.index(mark) for mark in marks]
+            assert places == sorted(places)
+
+
 class Parsed(Exception):
     """The command line was understood."""
 

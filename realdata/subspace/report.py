@@ -39,8 +39,9 @@ SET_HEADERS = (
 
 TEXT = """# What sets of {dataset} images hold of the task's gradient subspace
 
-{samples} training images in {p} whitened principal coordinates ({share:.1f} % of the pixel variance; N / d^2 = {per_d2:.1f}), {neurons}
-neurons of fresh initialisations, noise from {blocks} blocks of images, {draws} draws behind each interval, seed {seed}.
+{samples} training images in {p} whitened principal coordinates ({share:.1f} % of the images' variance after preprocessing; N / d^2 =
+{per_d2:.1f}), {neurons} neurons of fresh initialisations, noise from {blocks} blocks of images, {draws} draws behind each interval,
+seed {seed}.
 
 ## The task
 
@@ -139,11 +140,9 @@ def picture(reference: Reference, task: dict[str, TaskSubspace], rows: Sequence[
         spectrum.plot(np.arange(1, len(positive) + 1), positive, marker="o", markersize=2.5, linewidth=1, color=COLOURS[kind], label=label)
         spectrum.axhline(subspace.found.cut / total, color=COLOURS[kind], linestyle="--", linewidth=0.8)
         _points_on(shares, rows, lambda row, kind=kind: row.captured[kind], COLOURS[kind], kind, SHIFT[kind])
-    spectrum.set(
-        xlabel="direction", ylabel="share of the energy above the cut", yscale="log", title=f"{reference.dataset}: gradient subspace"
-    )
+    spectrum.set(xlabel="direction", ylabel="share of the energy", yscale="log", title=f"{reference.dataset}: gradient subspace")
     shares.set(xlabel="stored floats", ylabel="captured share", xscale="log", ylim=(0, 1.02), title="inside a set's directions")
-    _points_on(accuracy, rows, lambda row: _percent(row.accuracy), BLUE, "networks")
+    _points_on(accuracy, rows, lambda row: _percent(row.accuracy), BLUE)
     accuracy.axvline(reference.floats, linestyle="--", label="r_eff² d + L", **STYLE)
     accuracy.set(xlabel="stored floats", ylabel="held-out accuracy (%)", xscale="log", title="fresh networks")
     for axes in (shares, accuracy):
@@ -158,7 +157,7 @@ def picture(reference: Reference, task: dict[str, TaskSubspace], rows: Sequence[
     return figure
 
 
-def _points_on(axes: Axes, rows: Sequence[Row], value: Any, colour: str, label: str, shift: float = 1.0) -> None:
+def _points_on(axes: Axes, rows: Sequence[Row], value: Any, colour: str, label: str = "", shift: float = 1.0) -> None:
     """Distilled sets as filled points, random images as open ones, both with their intervals."""
     for distilled, name, face in ((True, "distilled", colour), (False, "random images", "white")):
         found = [(row.floats, measured) for row in rows if row.distilled == distilled and (measured := value(row)) is not None]
@@ -166,7 +165,17 @@ def _points_on(axes: Axes, rows: Sequence[Row], value: Any, colour: str, label: 
             x, y = [shift * floats for floats, _ in found], np.array([v for _, (v, _) in found])
             ends = np.array([interval for _, (_, interval) in found])
             error = np.abs(ends.T - y)
-            axes.errorbar(x, y, error, fmt="o", markersize=5, color=colour, markerfacecolor=face, capsize=2, label=f"{name}, {label}")
+            axes.errorbar(
+                x,
+                y,
+                error,
+                fmt="o",
+                markersize=5,
+                color=colour,
+                markerfacecolor=face,
+                capsize=2,
+                label=f"{name}, {label}" if label else name,
+            )
 
 
 def _percent(measured: Measured | None) -> Measured | None:
