@@ -2,7 +2,11 @@
 
 l(cell, M1)   log(reflected risk / plain risk), one value a draw; the pair shares its task, samples, start, biases and test inputs
 interval      Student's, 95 %, over draws. Means over several cells or M1 are taken within a draw first: cells of one size share draws
-least M1      where the median risk over draws first comes to `ratio` x the full-data teacher's median; censored where it does not
+least M1      where the median risk over draws first comes to `ratio` x the full-data teacher's median, or the median condition number
+              of the rows on S* to that of `sims.population.THRESHOLDS`; censored where it does not
+conjecture    M1 of order r is enough for a reflected set. By each criterion: HOLDS where the exponent's interval ends below 2, BREAKS
+              where it holds 2 and not 1, else UNDECIDED. And place by place at the largest M1 <= ORDER r: HOLDS where the mean of
+              log(reflected risk / full-data teacher's) lies under log NEAR with its interval, BREAKS where it lies above, else UNDECIDED
 """
 
 import math
@@ -16,6 +20,7 @@ from jaxtyping import Float
 from sims.lab.laws import Interval, SampledLaw, crossing, mean_interval, sampled_law
 from sims.lab.run import RunError
 from sims.lab.store import Row
+from sims.population import THRESHOLDS, least_points_law
 from sims.reflected.experiment import Reflected
 from theory.multi_index import make_link
 from theory.retrained import retrained_spectrum, row_off_fraction
@@ -23,6 +28,7 @@ from theory.spectrum import criteria
 
 SETS = ("plain", "reflected")
 ENOUGH = 4  # M1 / r from which reflection is expected to help
+ORDER, NEAR = 16, 1.5  # points that stand for order r, and what counts as near the teacher; both fixed before the runs they judge
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Pair:
     m1: tuple[int, ...]
     draws: tuple[int, ...]
     log_ratio: Float[np.ndarray, "n G"]
+    excess: Float[np.ndarray, "n G"]  # log(reflected risk / full-data teacher's)
     teacher: float
     risk: dict[str, Float[np.ndarray, "G"]]
     conditioning: dict[str, Float[np.ndarray, "G"]]
@@ -57,11 +64,23 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class Place:
+    """One task under the conjecture: reflected risk over the teacher's at M1 of order r."""
+
+    task: str
+    m1: int
+    factor: float
+    interval: Interval
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Found:
     """Everything the report tells."""
 
     pairs: list[Pair]
     least: dict[str, SampledLaw]
+    conditioned: dict[str, SampledLaw]  # least M1 by conditioning
     gain: SampledLaw  # least M1 of the plain over that of the reflected set
     expectations: list[Expectation]
 
@@ -89,8 +108,12 @@ def measure(config: Reflected, rows: dict[str, list[Row]], resamples: int = 1000
     laws = {
         name: sampled_law(rs, stacks, [least(grid, k) for grid in grids], rng=rng, resamples=resamples) for k, name in enumerate(SETS, 1)
     }
+    conditioned = {}
+    for name in SETS:
+        curves = [np.array([row[f"conditioning_{name}"] for row in group]) for group in groups]
+        conditioned[name] = least_points_law(rs, [group[0]["m1"] for group in groups], curves, THRESHOLDS["conditioning"], rng, resamples)
     gained = sampled_law(rs, stacks, [gain(grid) for grid in grids], rng=rng, resamples=resamples)
-    return Found(pairs, laws, gained, expectations(config, pairs))
+    return Found(pairs, laws, conditioned, gained, expectations(config, pairs))
 
 
 def _sound(cell: dict[str, Any], rows: Sequence[Row]) -> list[Row]:
@@ -113,6 +136,7 @@ def _pair(cell: dict[str, Any], rows: Sequence[Row]) -> Pair:
         grid,
         tuple(row["draw"] for row in group),
         np.log(np.array([row["risk_reflected"] for row in group]) / np.array([row["risk_plain"] for row in group])),
+        np.log(np.array([[risk / row["teacher"] for risk in row["risk_reflected"]] for row in group])),
         float(np.median([row["teacher"] for row in group])),
         {name: median(f"risk_{name}") for name in SETS},
         {name: median(f"conditioning_{name}") for name in SETS},
@@ -154,6 +178,27 @@ def label(task: dict[str, Any]) -> str:
     text = f"{task['link']}, r = {task['r']}, L = {task['L']}, LJ/rd = {diversity:.2g}, N/d^2 = {task['samples']:g}"
     text += f", noise {task['noise']:g}" if task["noise"] else ""
     return text + ("" if task["matching"] == "squared" else f", {task['matching']}")
+
+
+def holds(law: SampledLaw) -> str:
+    """The conjecture's verdict by the exponent of a least M1."""
+    interval = law.slope.interval
+    if interval is None:
+        return "UNDECIDED"
+    if interval[1] < 2.0:
+        return "HOLDS"
+    return "BREAKS" if interval[0] > 1.0 else "UNDECIDED"
+
+
+def places(pairs: Sequence[Pair]) -> list[Place]:
+    """The conjecture's verdict place by place."""
+    found = []
+    for pair in pairs:
+        k = max(k for k, m in enumerate(pair.m1) if m <= ORDER * pair.task["r"])
+        mean, (low, high) = mean_interval(pair.excess[:, k])
+        verdict = "HOLDS" if high <= math.log(NEAR) else "BREAKS" if low > math.log(NEAR) else "UNDECIDED"
+        found.append(Place(label(pair.task), pair.m1[k], math.exp(mean), (math.exp(low), math.exp(high)), verdict))
+    return found
 
 
 def pooled(pairs: Sequence[Pair], low: float, high: float = math.inf) -> dict[int, float]:

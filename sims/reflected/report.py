@@ -13,7 +13,7 @@ from sims.command import Facts
 from sims.lab.laws import SampledLaw
 from sims.lab.report import Cell, markdown_table, number, with_interval
 from sims.reflected.experiment import Reflected
-from sims.reflected.laws import ENOUGH, SETS, Found, Pair, label
+from sims.reflected.laws import ENOUGH, NEAR, ORDER, SETS, Found, Pair, holds, label, places
 
 HEADERS = ("expectation", "mean log(reflected / plain) [95 %]", "verdict")
 
@@ -33,23 +33,37 @@ def verdict(found: Found) -> str:
     ):
         better, worse = sum(w[0] for w in chosen), sum(w[1] for w in chosen)
         lines.append(f"{name}: reflected better in {better} of {len(chosen)} places, plain in {worse}, undecided in the rest")
-    plain, reflected = (found.least[name].slope for name in SETS)
+    for words, laws in (("risk", found.least), ("conditioning", found.conditioned)):
+        plain, reflected = (laws[name].slope for name in SETS)
+        lines.append(
+            f"exponent in r of the least M1 by {words}: plain {with_interval(plain.exponent, plain.interval)} ({plain.censored} censored), "
+            f"reflected {with_interval(reflected.exponent, reflected.interval)} ({reflected.censored} censored)"
+        )
+        lines.append(f"conjecture M1 of order r, by {words}: {holds(laws['reflected'])}; {_exponent_words(laws['reflected'], words)}")
+    at = places(found.pairs)
+    count = {word: [place for place in at if place.verdict == word] for word in ("HOLDS", "BREAKS", "UNDECIDED")}
     lines.append(
-        f"exponent in r of the least M1 by risk: plain {with_interval(plain.exponent, plain.interval)} ({plain.censored} censored), "
-        f"reflected {with_interval(reflected.exponent, reflected.interval)} ({reflected.censored} censored)"
+        f"conjecture at M1 = {ORDER} r: risk within {NEAR:g} x the full-data teacher's in {len(count['HOLDS'])} of {len(at)} tasks, "
+        f"breaks in {len(count['BREAKS'])}, undecided in {len(count['UNDECIDED'])}"
     )
-    lines.append(_exponent_words(found.least["reflected"]))
+    lines += [
+        f"{word.lower()} at {p.task}, M1 = {p.m1}: {with_interval(p.factor, p.interval)} x"
+        for word in ("BREAKS", "UNDECIDED")
+        for p in count[word]
+    ]
     return "".join(f"- {line}\n" for line in lines)
 
 
-def _exponent_words(law: SampledLaw) -> str:
+def _exponent_words(law: SampledLaw, criterion: str) -> str:
     interval = law.slope.interval
     if interval is None:
         return "no exponent for reflected sets: too few r reach the level"
     one, two = (interval[0] <= value <= interval[1] for value in (1.0, 2.0))
     kept = " and ".join(words for words, inside in (("r", one), ("r^2", two)) if inside)
     shut = " and ".join(words for words, inside in (("r", one), ("r^2", two)) if not inside)
-    return f"reflected, by risk at these sizes: compatible with {kept or 'neither r nor r^2'}" + (f", excludes {shut}" if shut else "")
+    return f"reflected, by {criterion} at these sizes: compatible with {kept or 'neither r nor r^2'}" + (
+        f", excludes {shut}" if shut else ""
+    )
 
 
 def _at(pair: Pair) -> list[tuple[int, Any]]:
@@ -60,7 +74,13 @@ def summary(found: Found, facts: Facts) -> str:
     """summary.json."""
     content = {
         "expectations": [vars(e) for e in found.expectations],
+        "conjecture": {
+            "risk": holds(found.least["reflected"]),
+            "conditioning": holds(found.conditioned["reflected"]),
+            "places": [vars(place) for place in places(found.pairs)],
+        },
         "least": {name: _law_json(law) for name, law in found.least.items()},
+        "least_by_conditioning": {name: _law_json(law) for name, law in found.conditioned.items()},
         "least_plain_over_reflected": _law_json(found.gain),
         "pairs": [_pair_json(pair) for pair in found.pairs],
         **vars(facts),

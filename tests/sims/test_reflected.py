@@ -3,23 +3,21 @@
 import dataclasses
 import json
 import math
-import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tyro
 
 from sims.__main__ import main
 from sims.command import PRESETS, Facts
 from sims.lab.files import RunError, toml_text
-from sims.lab.options import options, preset_options
 from sims.lab.store import TrialStore
 from sims.pipeline import Bench, distil_points, encode, fresh_network, task_of, teacher_network, trial_seed
 from sims.reflected import laws, report
+from sims.reflected.command import PROGRAM
 from sims.reflected.experiment import Reflected, least_grid, paired_trial, sweeps
+from tests.sims.programs import preset_config, refuses
 
 TINY = Reflected(
     d=6,
@@ -106,15 +104,12 @@ def test_the_comparison_covers_each_axis_once():
     ],
 )
 def test_bad_settings_are_refused_in_one_line(wrong, words):
-    with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        dataclasses.replace(Reflected(), **wrong)
-    assert "\n" not in str(caught.value)
+    refuses(Reflected(), wrong, words)
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (PRESETS / "reflected").glob("*.toml")))
 def test_every_preset_is_a_valid_comparison(preset):
-    config = tyro.cli(Reflected, args=preset_options(PRESETS / "reflected", preset))
-    assert tyro.cli(Reflected, args=options(tomllib.loads(toml_text(dataclasses.asdict(config))))) == config
+    config = preset_config(PROGRAM, preset)
     assert (config == Reflected()) == (preset == "quick")
     assert config.seeds >= 5
 
@@ -135,7 +130,9 @@ def planted(config: Reflected, *, gain: Any = lambda task, m: 0.8, exponents: tu
                 plain = noise / m
                 pairwise = [math.exp(0.05 * rng.standard_normal()) * gain(task, v) for v in task["m1"]]
                 risks = [plain, plain * np.array(pairwise)]
-            curves = {name: np.ones(len(m)).tolist() for name in ("common_mode", "conditioning_plain", "conditioning_reflected")}
+            curves = {"common_mode": np.ones(len(m)).tolist()}
+            for name, exponent in zip(laws.SETS, exponents, strict=True):
+                curves[f"conditioning_{name}"] = (10.0 * 2 * task["r"] ** exponent * noise / m).tolist()
             curves |= {"off_plain": [0.02] * len(m), "off_reflected": [0.01] * len(m)}
             result = {"teacher": 0.1, "risk_plain": risks[0].tolist(), "risk_reflected": risks[1].tolist()} | curves
             rows[sweep.kind].append({"failed": None} | task | result)
@@ -167,7 +164,9 @@ def test_planted_gains_and_exponents_come_back():
     assert low < math.log(0.6) < high
     assert mean == pytest.approx(math.log(0.6), abs=0.1)
     words = report.verdict(found)
-    assert "compatible with r, excludes r^2" in words
+    assert words.count("compatible with r, excludes r^2") == 2
+    assert "order r, by risk: HOLDS" in words
+    assert "order r, by conditioning: HOLDS" in words
     assert "plain in 0" in words
 
 
@@ -175,6 +174,8 @@ def test_no_gain_and_plain_exponents_fail():
     found = laws.measure(PLAN, planted(PLAN, gain=lambda task, m: 1.0, exponents=(2.0, 2.0)), resamples=60)
     assert set(verdicts(found).values()) == {"FAIL"}
     assert "compatible with r^2, excludes r" in report.verdict(found)
+    assert "order r, by risk: BREAKS" in report.verdict(found)
+    assert "order r, by conditioning: BREAKS" in report.verdict(found)
     worse = laws.measure(PLAN, planted(PLAN, gain=lambda task, m: 1.5), resamples=10)
     places = sum(sum(m >= laws.ENOUGH * p.task["r"] for m in p.m1) for p in worse.pairs)
     assert f"reflected better in 0 of {places} places, plain in {places}" in report.verdict(worse)
@@ -202,6 +203,27 @@ def test_failed_trials_leave_the_pair_and_too_few_are_named():
         row["failed"] = "test risk is inf"
     with pytest.raises(RunError, match=r"cubic, r = 4, L = 128.*sound, first: test risk is inf"):
         laws.measure(PLAN, rows, resamples=10)
+
+
+def test_the_conjecture_breaks_where_order_r_points_stay_far_from_the_teacher():
+    """Reflected risk noise / 16 r x gain at M1 = 16 r over a teacher's 0.1: near it or not by the gain alone."""
+
+    def gain(task: dict[str, Any], m: int) -> float:
+        return 1.6 * task["r"] * (3.0 if task["noise"] else 1.0)
+
+    found = laws.measure(PLAN, planted(PLAN, gain=gain), resamples=10)
+    at = laws.places(found.pairs)
+    assert len(at) == len(found.pairs)
+    for place, pair in zip(at, found.pairs, strict=True):
+        assert place.m1 == 16 * pair.task["r"]
+        assert place.interval[0] < place.factor < place.interval[1]
+        assert place.factor == pytest.approx(3.0 if pair.task["noise"] else 1.0, rel=0.25)
+        assert place.verdict == ("BREAKS" if pair.task["noise"] else "HOLDS")
+    words = report.verdict(found)
+    assert "breaks in 1, undecided in 0" in words
+    assert f"breaks at {laws.label(PLAN.cell(PLAN.r, noise=0.5))}, M1 = 64" in words
+    content = json.loads(report.summary(found, Facts(1, 0, 1, "numpy")))["conjecture"]
+    assert [p["verdict"] for p in content["places"]].count("BREAKS") == 1
 
 
 # The program.
