@@ -25,7 +25,7 @@ class Options:
     """Every lemma and assumption, checked symbolically, by property and by negative control."""
 
     only: UseAppendAction[tuple[tuple[str, ...], ...]] = ()
-    """Names of the lemmas to check (all when absent); the option may be repeated."""
+    """Names of the lemmas to check (all when absent)."""
     profile: Literal["ci", "deep"] = "ci"
     """How many examples are drawn: ci, or deep with 100 times as many."""
     seed: int = 0
@@ -37,7 +37,7 @@ class Options:
     out: Path = Path("results/proofs_check")
     """Folder for the report page (report.md, report.html) and for the counterexamples of failing properties."""
     own: Annotated[UseAppendAction[tuple[tuple[Path, ...], ...]], arg(name="with")] = ()
-    """Python files with lemmas of your own (each declares LEMMA), checked beside the others; the option may be repeated."""
+    """Python files with lemmas of your own (each declares LEMMA), checked beside the others."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -58,7 +58,8 @@ def quartic(rng: np.random.Generator) -> float:
     def on(link: HermiteLink) -> np.ndarray:
         a, c4 = link.hessian, math.sqrt(24.0) * link.degree_tensor(4)
 
-        def row(x: np.ndarray) -> np.ndarray:
+        def gaussian(x: np.ndarray) -> np.ndarray:
+            """The row at w = x/|x| with every power of |x| at its mean."""
             z = x[:, :2]
             cubed = np.einsum("abcd,nb,nc,nd->na", c4, z, z, z)
             bend = -0.5 * np.einsum("ni,ij,nj->n", z, a, z) / third + 0.125 * np.einsum("na,na->n", cubed, z) / fifth
@@ -66,7 +67,7 @@ def quartic(rng: np.random.Generator) -> float:
 
         def energy(v: np.ndarray) -> np.ndarray:
             u = np.array([*v, math.sqrt(max(0.0, 1.0 - float(v @ v)))])
-            found = half_space_mean(row, u, 5)
+            found = half_space_mean(gaussian, u, 5)
             return np.array([found @ found]) / (2.0 * math.pi)
 
         return sphere_mean(energy, FAR, 2, 10)

@@ -11,6 +11,7 @@ coordinates of S* and of w's part off it.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -47,9 +48,8 @@ def row(
     """The right side at w, whose first coordinates are those of S*."""
     r = len(terms[0][1])
     inside, along = [0] * r, 0
-    for k in range(degree + 1):
-        value, _ = form(terms, k, w[:r], m)
-        _, vector = form(terms, k + 1, w[:r], m)
+    forms = [form(terms, k, w[:r], m) for k in range(degree + 2)]
+    for k, ((value, _), (_, vector)) in enumerate(pairwise(forms)):
         inside = [a + gate(k) / math.factorial(k) * b for a, b in zip(inside, vector, strict=True)]
         along = along + gate(k + 1) / math.factorial(k) * value
     return [(inside[j] if j < r else 0) + along * x for j, x in enumerate(w)]
