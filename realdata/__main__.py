@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from realdata import compare, data, distill, evaluate, exchange, experts, plan
+from realdata import compare, data, distill, evaluate, exchange, experts, nas, plan
 from realdata.artefact import read_set
 from realdata.cells import with_cell
 from realdata.config import PRESETS, DistillConfig, Runtime
@@ -164,6 +164,20 @@ class Bridge:
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
 
+@dataclass(frozen=True)
+class Nas:
+    """Rank a space of architectures by training on a distilled set, and compare with training on real images."""
+
+    artefact: Positional[Path]
+    """Artefact folder, or the run folder that holds it."""
+    root: Path | None = None
+    """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
+    out: Path = Path("results/nas")
+    """Run folder."""
+    space: Annotated[nas.Space, arg(name="")] = field(default_factory=nas.Space)
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
 Command = (
     Annotated[Data, subcommand("data")]
     | Annotated[Experts, subcommand("experts")]
@@ -173,6 +187,7 @@ Command = (
     | Annotated[Export, subcommand("export")]
     | Annotated[Import, subcommand("import")]
     | Annotated[Compare, subcommand("compare")]
+    | Annotated[Nas, subcommand("nas")]
     | Annotated[Bridge, subcommand("bridge")]
 )
 
@@ -203,6 +218,10 @@ def main(words: list[str] | None = None) -> None:
         case Bridge():
             place = experiment.run(command.config, command.sets, command.dataset, command.root, command.out, command.runtime)
             print(f"report: {place}")
+        case Nas():
+            root = command.root or data.default_root(read_set(command.artefact).config.dataset)
+            place = nas.run(command.artefact, command.space, root, command.out, command.runtime)
+            print(f"{place.read_text()}\nreport: {place}")
         case Plan():
             root = command.root or data.default_root(command.config.dataset)
             plan.show(plan.predict(command.config, root, command.runtime, command.experts), command.json)

@@ -74,3 +74,15 @@ def by_epoch(epochs: Sequence[int], series: Mapping[str, tuple[Sequence[float], 
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def against(series: Mapping[str, np.ndarray], x: np.ndarray, across: str, up: str) -> Figure:
+    """Shares against shares as per cent, a panel a name, one point each."""
+    figure = Figure(figsize=(2.9 * len(series), 2.8), layout="constrained")
+    for axes, (name, y) in zip(figure.subplots(1, len(series), squeeze=False).ravel(), series.items(), strict=True):
+        axes.scatter(100 * x, 100 * np.asarray(y), s=10, color=BLUE, alpha=0.7, linewidth=0)
+        axes.set(xlabel=f"{across} (%)", title=name)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel(f"{up} (%)")
+    return figure
