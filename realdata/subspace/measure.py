@@ -121,7 +121,7 @@ class TaskSubspace:
 
     def angles(self, u: np.ndarray) -> tuple[float, ...]:
         """Principal angles in degrees between the directions found and span u, smallest first."""
-        return tuple(np.degrees(principal_angles(self.found.subspace, u)).tolist()) if self.found.rank else ()
+        return tuple(np.degrees(principal_angles(self.found.subspace, u)).tolist()) if self.found.rank and u.shape[1] else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,15 +214,15 @@ def measure(
     """Intervals are over fresh samples of the task for a set by itself, over draws for several. Networks start alike for all candidates;
     without held-out images none are trained.
     """
-    captured, best, angles = {}, {}, {}
+    held, best, angles = {}, {}, {}
     for kind, subspace in task.items():
         u = [set_subspace(scene, images, candidate.labels.numpy(), max(1, subspace.found.subspace.shape[1])) for images in candidate.draws]
         shares = [subspace.captured(basis) for basis in u]
         known = [share for share in shares if share is not None]
         if len(known) > 1:
-            captured[kind] = mean_interval(np.array([value for value, _ in known]))
+            held[kind] = mean_interval(np.array([value for value, _ in known]))
         else:
-            captured[kind] = known[0] if known else None
+            held[kind] = known[0] if known else None
         best[kind] = subspace.best(u[0].shape[1])
         angles[kind] = subspace.angles(u[0])
     scores = []
@@ -232,7 +232,7 @@ def measure(
             scores.append(held_out_accuracy(candidate, images, held_out, stream(config.seed, "network", k)))
         bar.advance(note=candidate.name)
     learned = mean_interval(np.array(scores)) if scores else None
-    return Row(candidate.name, candidate.distilled, len(candidate.labels), candidate.floats, captured, best, angles, learned)
+    return Row(candidate.name, candidate.distilled, len(candidate.labels), candidate.floats, held, best, angles, learned)
 
 
 def set_subspace(scene: Scene, images: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
