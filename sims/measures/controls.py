@@ -149,10 +149,9 @@ MEASURES = (
         "kernel",
         excess_ratio,
         raw_ratio,
-        _grids(
-            KERNEL | {"preprocessing": "none", "per_d2": 4, "r": 4},
-            product(d=(16, 32)),
-            product(d=(16, 32, 64, 128), per_d2=(4, 16)),
+        Grids(
+            cells(KERNEL | {"preprocessing": "none", "per_d2": 4, "r": 4}, product(d=(16, 32))),
+            cells(KERNEL | {"preprocessing": "none", "r": 4}, product(d=(16, 32, 64, 128), per_d2=(4, 16)), 3),
         ),
         "d",
         precision=0.05,
@@ -195,7 +194,10 @@ MEASURES = (
         "kernel",
         share("kernel_on", "kernel_off"),
         point_share,
-        _grids(KERNEL | {"noise": 1.0}, product(d=(16, 32), per_d2=(4,)), product(d=(16, 32, 64), per_d2=(4, 16), noise=(1.0, 2.0))),
+        Grids(
+            cells(KERNEL | {"noise": 1.0}, product(d=(16, 32), per_d2=(4,))),
+            cells(KERNEL, product(d=(16, 32, 64), per_d2=(4, 16), noise=(1.0, 2.0)), 3),
+        ),
         "d",
         precision=0.03,
     ),

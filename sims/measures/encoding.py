@@ -88,7 +88,7 @@ WIDE = [
     *product(d=(256,), per_d2=(1, 4), r=(8,), K_per_d=(2.0,), sets=(1,)),
 ]
 
-GRID = Grids(cells(DIRECTIONS, QUICK + FEW), cells(DIRECTIONS, FULL + WIDE))
+GRID = Grids(cells(DIRECTIONS, QUICK + FEW), cells(DIRECTIONS, FULL) + cells(DIRECTIONS, WIDE, 3))
 KERNEL_GRID = Grids(
     cells(KERNEL, QUICK + FEW),
     cells(KERNEL, FULL + product(d=(128,), per_d2=(1, 4, 16, 64), r=(4,)) + product(d=(256,), per_d2=(1, 4), r=(8,))),
@@ -99,7 +99,7 @@ KEPT_GRID = Grids(
 )
 DIVERSITY_GRID = Grids(
     cells(DIRECTIONS | {"sets": 16}, product(d=(16,), K_per_d=(0.5, 2.0, 8.0), M1=(8, 32)) + product(d=(32,), K_per_d=(0.5, 2.0))),
-    cells(DIRECTIONS | {"sets": 24}, product(d=(16, 32, 64), K_per_d=(0.5, 1.0, 2.0, 4.0), M1=(8, 32), per_d2=(4, 16)), 0.6)
+    cells(DIRECTIONS | {"sets": 24}, product(d=(16, 32, 64), K_per_d=(0.5, 1.0, 2.0, 4.0), M1=(8, 32), per_d2=(4, 16)), 2)
     + cells(DIRECTIONS | {"sets": 24}, [{"d": 32, "K_per_d": 1.0, "per_d2": 4} | own for own in OTHER_LINKS + OTHER_PREPROCESSING]),
 )
 ANGLE_GRID = Grids(
@@ -112,6 +112,7 @@ ANGLE_GRID = Grids(
             for n in (16, 64)
             for r, link, m1 in ((2, "quadratic", 8), (2, "quadratic", 32), (4, "quadratic", 16), (2, "cubic-plus", 16), (2, "graded", 16))
         ],
+        4,
     ),
 )
 

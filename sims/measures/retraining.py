@@ -87,6 +87,7 @@ SAMPLED = Grids(
     cells(
         KERNEL | {"criterion": "conditioning", "sets": 8},
         [{"d": d, "r": r, "per_d2": 16, "M1": m * r * r} for d, r in ((64, 8), (128, 8), (128, 12)) for m in (1, 2)],
+        2,
     ),
 )
 
