@@ -156,7 +156,7 @@ class DistillConfig:
     """Root of all randomness."""
     network: ConvNetConfig = field(default_factory=ConvNetConfig)
     transform: str = "zca"
-    """Preprocessing fitted on the training part: zca or standardise."""
+    """Preprocessing fitted on the training part: zca, zca-mtt (centred by the mean image) or standardise; or published-DATASET."""
     augment: str = "auto"
     """Warps of distilled and real images: none, flip, rotate, flip-rotate, dsa, ..; auto leaves out flips where they change the class."""
     init: str = "noise"

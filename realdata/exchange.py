@@ -9,7 +9,8 @@
 
 The names are those of the released MTT, FTD and DATM code (MTT's has no step size). Reading unpickles tensors only (torch.load with
 weights_only), from the bytes whose checksum was compared. What the files do not say comes from the options: the data set, the network and
-how it is trained, and the transform, which is fitted on the real training images (published-* needs none).
+how it is trained, and the transform, which is fitted on all real training images, as the field does (published-* needs none). Sets that the
+code of MTT and its successors whitened want --transform zca-mtt.
 """
 
 import io
@@ -23,10 +24,9 @@ import torch
 
 from realdata.artefact import DistilledSet, read_set, write_set
 from realdata.config import DistillConfig
-from realdata.data import cache_folder, source
+from realdata.data import cache_folder, load, source
 from realdata.data.files import LIMIT, DataError
 from realdata.preprocess import PUBLISHED, fit, published
-from realdata.task import training_split
 from sims.lab.artefact import SUMS, sums, verified
 from sims.lab.files import RunError, atomic_write, make_folder
 
@@ -93,7 +93,7 @@ def import_set(place: Path, config: DistillConfig, root: Path | None, out: Path,
     elif root is None:
         raise RunError(f"the {config.transform} transform is fitted on real images: give their folder as --root, or a published transform")
     else:
-        real = training_split(config, str(root)).fitted
+        real = load(config.dataset, root, "train")
         transform, names = fit(config.transform, real.images, cache_folder()), real.classes
     images = (transform.apply(255.0 * triple.images) if pixels else triple.images)[rows]
     labels, ema = triple.labels[rows], None if triple.images_ema is None else triple.images_ema[rows]

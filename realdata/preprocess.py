@@ -4,7 +4,8 @@
     published-*   the same with figures that other work prints, to compare with it; see PUBLISHED
     zca           per image v = u/255 - mean(u/255), v <- v / ||v||;  x = V diag((e + ridge mean(e))^(-1/2)) V^T v,
                   (e, V) the eigenpairs of Sigma = (1/n) sum v v^T (features not centred; RaT-BPTT's released preprocessing)
-                  per_image = False: v = u/255 - m with the mean training image m instead, and no norm
+    zca-mtt       v = u/255 - m, m the mean training image;  x = V diag((e + 1/10)^(-1/2)) V^T v   (the whitening of trajectory matching's
+                  released code, Cazenavette et al. 2022, which takes it from kornia; Sigma with 1/(n - 1) there)
 
 Both invert in closed form. With per-image scaling an image's own mean and norm are gone: the inverse gives it the average ones.
 Sums, eigenpairs and matrices are computed in float64, a part of the images at a time, and stored in float32. Whitening D = channels *
@@ -14,7 +15,7 @@ height * width features takes about 4 D^2 doubles and 10 D^3 operations: D <= 12
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import safetensors
@@ -30,6 +31,7 @@ PART = 2048  # images in memory as float64 at a time
 BLOCK = 64  # images whitened in one product, always as many: so an image's bits do not depend on those beside it
 LARGEST = 12288  # features that are whitened
 RIDGE = 0.1
+WHITENINGS: dict[str, dict[str, Any]] = {"zca": {}, "zca-mtt": {"per_image": False, "ridge": 0.0, "absolute": 0.1}}
 
 # Mean and standard deviation of each channel as printed in the released code of dataset condensation (Zhao et al. 2021) and trajectory
 # matching (Cazenavette et al. 2022). CIFAR-10's deviations there are averages over images (the pixels' own are 0.247, 0.243, 0.262).
@@ -42,7 +44,7 @@ PUBLISHED = {
     "published-imagenet": _IMAGENET,
     "published-tiny-imagenet": _IMAGENET,
 }
-TRANSFORMS = ("standardise", "zca", *PUBLISHED)
+TRANSFORMS = ("standardise", *WHITENINGS, *PUBLISHED)
 
 
 class Transform(Protocol):
@@ -120,8 +122,8 @@ def fit(kind: str, images: Images, cache: Path | None = None) -> Transform:
         return published(kind, images.shape[1])
     if kind == "standardise":
         return fit_standardise(images)
-    if kind == "zca":
-        return fit_zca(images) if cache is None else _kept_zca(images, cache)
+    if kind in WHITENINGS:
+        return fit_zca(images, **WHITENINGS[kind]) if cache is None else _kept_zca(kind, images, cache)
     raise RunError(f"unknown transform {kind!r}: choose one of {', '.join(TRANSFORMS)}")
 
 
@@ -146,10 +148,10 @@ def fit_standardise(images: Images) -> Standardise:
     return Standardise(mean.astype(np.float32), np.where(std > 0, std, 1.0).astype(np.float32))
 
 
-def fit_zca(images: Images, *, per_image: bool = True, ridge: float = RIDGE) -> ZCA:
-    """Whitening of the features of `images`; `ridge` times the mean eigenvalue is added to every eigenvalue."""
-    if not ridge > 0:
-        raise RunError(f"the whitening ridge must be positive: ridge={ridge}")
+def fit_zca(images: Images, *, per_image: bool = True, ridge: float = RIDGE, absolute: float = 0.0) -> ZCA:
+    """Whitening of the features of `images`; `ridge` times the mean eigenvalue, and `absolute`, are added to every eigenvalue."""
+    if not (min(ridge, absolute) >= 0 and ridge + absolute > 0):
+        raise RunError(f"the whitening ridge must be positive: ridge={ridge}, absolute={absolute}")
     n, size = len(images), int(np.prod(images.shape[1:]))
     if size > LARGEST:
         gigabytes = 4 * 8 * size**2 / 1e9
@@ -169,7 +171,7 @@ def fit_zca(images: Images, *, per_image: bool = True, ridge: float = RIDGE) -> 
             scale += float(np.linalg.norm(u - u.mean(axis=1, keepdims=True), axis=1).sum())
     covariance /= n
     e, basis = scipy.linalg.eigh(covariance, lower=False, driver="evd", overwrite_a=True, check_finite=False)
-    root = np.sqrt(np.maximum(e, 0.0) + ridge * np.mean(e))
+    root = np.sqrt(np.maximum(e, 0.0) + ridge * np.mean(e) + absolute)
 
     def single(x: np.ndarray | float) -> np.ndarray:
         return np.asarray(x, dtype=np.float32)
@@ -178,13 +180,13 @@ def fit_zca(images: Images, *, per_image: bool = True, ridge: float = RIDGE) -> 
     return ZCA(zca, inverse, single(mean), single(offset / n), single(scale / n if per_image else 1.0), np.asarray(per_image))
 
 
-def _kept_zca(images: Images, cache: Path) -> Transform:
-    path = cache / f"zca-{digest(images, f'zca 1 {RIDGE}')[:20]}.safetensors"
+def _kept_zca(kind: str, images: Images, cache: Path) -> Transform:
+    path = cache / f"{kind}-{digest(images, f'{kind} 1 {RIDGE}')[:20]}.safetensors"
     try:
         return load_transform(safetensors.numpy.load_file(path))
     except (OSError, safetensors.SafetensorError, RunError):
         pass  # absent or damaged: it is computed
-    transform = fit_zca(images)
+    transform = fit_zca(images, **WHITENINGS[kind])
     make_folder(cache)
     atomic_write(path, safetensors.numpy.save({name: np.array(x, order="C") for name, x in transform.tensors().items()}))
     return transform

@@ -54,6 +54,21 @@ def test_zca_whitens_up_to_the_ridge(rng: np.random.Generator, per_image: bool, 
     assert np.linalg.eigvalsh(transform.zca.astype(np.float64)).min() > 0
 
 
+@given(rng=generators)
+def test_whitening_of_trajectory_matching(rng: np.random.Generator):
+    """Centred by the mean image, 0.1 added to every eigenvalue: by an SVD of the centred images."""
+    images = some_images(rng)
+    transform = preprocess.fit("zca-mtt", images)
+    u = images.reshape(len(images), -1) / 255.0
+    centred = u - u.mean(axis=0)
+    _, singular, basis = np.linalg.svd(centred)
+    e = np.zeros(u.shape[1])
+    e[: len(singular)] = singular**2 / len(u)
+    expected = centred @ (basis.T / np.sqrt(e + 0.1)) @ basis
+    assert np.allclose(transform.apply(images).reshape(len(images), -1), expected, atol=1e-4)
+    assert np.allclose(transform.invert(transform.apply(images)), images / 255.0, atol=1e-4)
+
+
 @given(rng=generators, kind=st.sampled_from(["standardise", "zca", "zca by pixel"]))
 def test_inverse_gives_the_images_back(rng: np.random.Generator, kind: str):
     images = some_images(rng)
@@ -147,7 +162,7 @@ def test_whitening_has_a_limit():
 
 def test_unknown_transforms_are_refused():
     images = some_images(np.random.default_rng(0))
-    with pytest.raises(RunError, match="'pca': choose one of standardise, zca, published-mnist"):
+    with pytest.raises(RunError, match="'pca': choose one of standardise, zca, zca-mtt, published-mnist"):
         preprocess.fit("pca", images)
     with pytest.raises(RunError, match="no transform has exactly"):
         preprocess.load_transform({"mean": np.zeros(3)})
