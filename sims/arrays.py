@@ -1,8 +1,8 @@
 """Where arrays live and where Gaussian samples come from: namespace, host and device moves, chunked streams.
 
 A stream of N samples is never stored: chunk k has its own child of the stream's seed and can be drawn again at any time, so every
-pass over the data sees the same samples with O(chunk) memory. Draws are NumPy's on every backend unless `native` asks for the
-device's own generator (faster on a GPU, other samples).
+pass over the data sees the same samples with O(chunk) memory. Draws are NumPy's on every backend but `cupy-native`, where the device's
+own generator makes other samples and no chunk crosses from the host.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 
 from theory.distill.leaves import Array
 
-BACKENDS = ("auto", "numpy", "cupy")
+BACKENDS = ("auto", "numpy", "cupy", "cupy-native")
 DTYPES = ("float32", "float64")
 
 
@@ -37,14 +37,14 @@ def cupy_device() -> str | None:
 
 
 def namespace(backend: str) -> Any:
-    """The array namespace of a backend: `auto` is CuPy where a device answers, else NumPy."""
+    """The array namespace of a backend: `auto` is CuPy where a device answers, else NumPy; `cupy-native` draws on the device too."""
     if backend not in BACKENDS:
         raise BackendError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     if backend == "numpy":
         return np_compat
     if cupy_device() is None:
-        if backend == "cupy":
-            raise BackendError("backend 'cupy' needs CuPy and a CUDA device; install the gpu extra or use --backend numpy")
+        if backend != "auto":
+            raise BackendError(f"backend {backend!r} needs CuPy and a CUDA device; install the gpu extra or use --backend numpy")
         return np_compat
     import array_api_compat.cupy as cp_compat
 
@@ -52,8 +52,14 @@ def namespace(backend: str) -> Any:
 
 
 def backend_name(backend: str) -> str:
-    """The backend that `backend` comes to here: numpy or cupy."""
-    return "cupy" if is_cupy(namespace(backend)) else "numpy"
+    """The backend that `backend` comes to here: numpy, cupy or cupy-native."""
+    found = "cupy" if is_cupy(namespace(backend)) else "numpy"
+    return backend if draws_on_device(backend) else found
+
+
+def draws_on_device(backend: str) -> bool:
+    """Whether samples are drawn by the device's own generator."""
+    return backend == "cupy-native"
 
 
 def runtime_words(backend: str) -> str:

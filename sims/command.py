@@ -67,7 +67,7 @@ class Runtime:
     """Where the work is done; the results do not depend on it, the number of workers included."""
 
     backend: str = "auto"
-    """Arrays: auto (CuPy where a device answers), numpy or cupy."""
+    """Arrays: auto (CuPy where a device answers), numpy, cupy, or cupy-native (CuPy with samples drawn on the device: other ones)."""
     workers: int = 1
     """Local processes, one thread each: 1 is this one, 0 is one a processor core. More than one needs the cluster extra."""
     scheduler: str | None = None

@@ -83,7 +83,8 @@ def spectrum_trial(config: Mapping[str, Any]) -> Cost:
     m, r, grid, word = config["grid"][-1], config["r"], len(config["grid"]), WORD[config["dtype"]]
     pairs = 0.5 * m * m
     eigen = grid * (1 + config["signs"]) * float(r**3)
-    return Cost(word * (4.0 * pairs * r + 2.0 * config["signs"] * m * r), m * r, word * ARCSIN * pairs, eigen, 24.0 * 256 * m)
+    held = 24.0 * 256 * m + 12.0 * m * r
+    return Cost(word * (4.0 * pairs * r + 2.0 * config["signs"] * m * r), m * r, word * ARCSIN * pairs, eigen, held)
 
 
 def population_risk_trial(config: Mapping[str, Any]) -> Cost:

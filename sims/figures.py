@@ -1,6 +1,7 @@
 """Every figure of the simulator, in one style: measured points with 95 % intervals, the theory's line, rivals in grey."""
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -51,7 +52,8 @@ def new_figure(columns: int, width: float = 3.6, height: float = 3.1) -> tuple[F
 def files(figure: Figure, name: str) -> dict[str, bytes]:
     """{name.png, name.pdf}: the figure in both formats."""
     out = {}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", 'Creating legend with loc="best"')  # says that the machine is busy
         for kind in ("png", "pdf"):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)

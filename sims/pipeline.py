@@ -9,7 +9,7 @@ one root seed (ROLES), so training, retraining, held-out and test draws are disj
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from array_api_compat import array_namespace
 from jaxtyping import Float
 
 from sims import heads, two_phase
-from sims.arrays import DTYPES, GaussianStream, child, namespace
+from sims.arrays import DTYPES, GaussianStream, child, draws_on_device, namespace
 from sims.student import Student
 from theory.distill.leaves import Array, Leaves
 from theory.distill.problem import Diverged
@@ -134,7 +134,7 @@ def encode(task: Task, seed: np.random.SeedSequence, backend: str = "numpy") -> 
     children = {role: child(seed, k) for k, role in enumerate(ROLES)}
     dtype = getattr(xp, task.dtype)
     model = as_backend(draw_model(task.d, task.r, task.link, np.random.default_rng(children["model"]), task.noise), xp, dtype)
-    stream = GaussianStream(children["train"], task.N, task.d, xp, task.dtype, task.chunk)
+    stream = GaussianStream(children["train"], task.N, task.d, xp, task.dtype, task.chunk, draws_on_device(backend))
     residual = two_phase.fit_residual(model, stream, task.preprocessing)
     student = Student(task.d, task.L, xp=xp, dtype=task.dtype)
     rng = np.random.default_rng(children["starts"])
@@ -172,7 +172,7 @@ def draw_samples(encoded: Encoded, role: str) -> Samples:
     """Head samples (the first of the training stream), held-out samples, or test samples."""
     task = encoded.task
     count = {"train": task.head_samples, "validation": task.validation, "test": task.test}[role]
-    stream = encoded.stream if role == "train" else GaussianStream(encoded.seeds[role], count, task.d, encoded.xp, task.dtype, task.chunk)
+    stream = encoded.stream if role == "train" else replace(encoded.stream, seed=encoded.seeds[role], n=count)
     x, xi = stream.head(count)
     return Samples(x, encoded.residual(x, encoded.model.clean(x)), encoded.residual(x, encoded.model.labels(x, xi)))
 
@@ -199,6 +199,11 @@ class Bench:
     def fit_real(self, rows: Array, biases: Array) -> Network:
         """T5: a head on real samples."""
         return self.fit(rows, biases, self.train.x, self.train.label)
+
+    def fit_labels(self, source: Network, rows: Array, biases: Array, m2: int) -> Network:
+        """T6, T7: a head on the first M2 labels y^ = source(x^)."""
+        x = label_inputs(self.encoded, m2)
+        return self.fit(rows, biases, x, source(x))
 
     def risk(self, network: Network) -> float:
         """E (f - f*)^2 / Var f* on the test samples."""
@@ -228,8 +233,3 @@ def teacher_network(bench: Bench) -> Network:
 def label_inputs(encoded: Encoded, m2: int) -> Float[Any, "M2 d"]:
     """T6: the Gaussian inputs of M2 labels, regenerated from their seed; prefixes agree."""
     return encoded.student.asarray(encoded.rng("label-inputs").standard_normal((m2, encoded.task.d)))
-
-
-def labels(network: Network, x: Float[Any, "M2 d"]) -> Float[Any, "M2"]:
-    """T6: y^ = a^T relu(W x^ + b)."""
-    return network(x)

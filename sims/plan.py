@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tyro.conf import Positional
 
-from sims.arrays import backend_name, is_cupy, namespace
+from sims.arrays import GaussianStream, backend_name, draws_on_device, is_cupy, namespace
 from sims.command import PRESETS, Program, parse
 from sims.lab.files import RunError
 from sims.lab.progress import duration
@@ -36,8 +36,8 @@ class Plan:
     config: Positional[str]
     """PROGRAM, PROGRAM/PRESET such as scaling/demo, or a .toml file with `program` and a table of its settings (as a run's config.toml)."""
     backend: str = "auto"
-    """Arrays: auto (CuPy where a device answers), numpy or cupy."""
-    workers: int = 0
+    """Arrays: auto (CuPy where a device answers), numpy, cupy, or cupy-native (CuPy with samples drawn on the device)."""
+    workers: int = 1
     """Processes that share the work; 0 is one a processor core."""
     sample: int = 0
     """Trials to time, of every kind whose cost is not counted; nothing of them is kept."""
@@ -77,9 +77,10 @@ class Estimate:
 def measure_rates(backend: str) -> Rates:
     """Four short timings on one thread, of its processor time: what a machine with nothing else to do gives.
 
-    Normals are NumPy's on every backend; a device is timed by the clock.
+    Normals count with their way to where they are used; a device is timed by the clock.
     """
     xp, rng = namespace(backend), np.random.default_rng(0)
+    stream = GaussianStream(np.random.SeedSequence(0), 2**12, 2**8, xp, "float32", native=draws_on_device(backend))
     clock = time.perf_counter if is_cupy(xp) else time.thread_time
     a = xp.asarray(rng.standard_normal((2048, 256), dtype=np.float32))
     b = xp.asarray(rng.standard_normal((512, 256), dtype=np.float32))
@@ -97,7 +98,7 @@ def measure_rates(backend: str) -> Rates:
     with threadpool_limits(1):
         return Rates(
             rate(2.0 * 2048 * 512 * 256, lambda: a @ b.T),
-            rate(2.0**20, lambda: rng.standard_normal(2**20, dtype=np.float32)),
+            rate(2.0**20, lambda: next(iter(stream))[0]),
             rate(2048.0 * 512, lambda: (z >= 0) * z),
             rate(256.0**3, lambda: xp.linalg.eigh(symmetric)[0]),
         )
@@ -174,9 +175,12 @@ def summary(estimates: Sequence[Estimate], rates: Rates, backend: str, workers: 
     peak = max((found.bytes or PROCESS_BYTES for found in estimates), default=PROCESS_BYTES)
     trials, least = sum(found.trials for found in estimates), "at least " if any(found.bytes is None for found in estimates) else ""
     more = f", and the unknown time of {', '.join(missing)} (--sample 2 times a few of them)" if missing else ""
+    shared, in_all = "", ""
+    if workers > 1:
+        shared, in_all = f", {duration(known / workers)} on {workers} workers", f", {least}{_size(workers * peak)} in all"
     return [
-        f"time: {duration(known)} on one core, {duration(known / workers)} on {workers} workers{more}",
-        f"memory: {least}{_size(peak)} a worker, {least}{_size(workers * peak)} in all",
+        f"time: {duration(known)} on one core{shared}{more}",
+        f"memory: {least}{_size(peak)} a worker{in_all}",
         f"disk: {_size(trials * FILE_BYTES)} for {trials} trials",
         f"rates of this machine, {backend}, one thread: {rates.products / 1e9:.3g} Gflop/s (32-bit products), "
         f"{rates.normals / 1e6:.3g} M normals/s, {rates.elements / 1e6:.3g} M elements/s, {rates.cubes / 1e9:.3g} G cubes/s",

@@ -18,6 +18,7 @@ ridge picked on held-out ones, squared error on test inputs; beside it the teach
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,8 @@ from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve
 
 from sims.lab.laws import Crossing, SampledLaw, crossing, sampled_law
+from theory import head_risk
+from theory.head_risk import HeadFit
 from theory.multi_index import make_link
 from theory.spectrum import Spectrum, criteria, least_points
 
@@ -139,6 +142,17 @@ def predicted_points(r: int, name: str, common: float = 0.0, spread: float = 0.0
         return None
 
 
+@cache
+def predicted_risk_points(r: int, ratio: float, fit: HeadFit, reflected: bool) -> float | None:
+    """The least M1 that theory.head_risk predicts for a risk within `ratio` of the teacher's; None below r = 4 and out of its range."""
+    if r < 4:
+        return None
+    try:
+        return head_risk.least_points(r, ratio, fit, reflected)
+    except ValueError:
+        return None
+
+
 def spectrum_grid(r: int, ratio: float = 1.15) -> tuple[int, ...]:
     """A grid of M1 around the predicted least M1 of all criteria, three standard deviations of |xbar|^2 (chi^2_r) beyond on both sides.
 
@@ -152,11 +166,12 @@ def spectrum_grid(r: int, ratio: float = 1.15) -> tuple[int, ...]:
 def encoded_criteria(points: Float[Any, "M d"], index: Float[Any, "d r"], grid: Sequence[int]) -> dict[str, Float[np.ndarray, "G"]]:
     """The criteria on S* of rows retrained on the first M real distilled points, M in `grid`, at infinite retraining width.
 
-    The second moment over isotropic u in R^d is exact; `index` (orthonormal columns) restricts it to S*.
+    The second moment over isotropic u in R^d is exact; `index` (orthonormal columns) restricts it to S*. In float64, where the points are.
     """
-    x, basis = _host(points), _host(index)
-    means = nested_means(x, grid, np.ones((1, x.shape[0])))[0] @ basis
-    moments = basis.T @ second_moments(x, grid) @ basis
+    xp = array_namespace(points)
+    x, basis = xp.astype(points, xp.float64), xp.astype(index, xp.float64)
+    means = _host(nested_means(x, grid, xp.ones_like(x[None, :, 0]))[0, ...] @ basis)
+    moments = _host(basis.T @ second_moments(x, grid) @ basis)
     plain = moments + 0.25 * means[:, :, None] * means[:, None, :]
     return criteria(Spectrum(np.linalg.eigvalsh(plain), np.linalg.eigvalsh(moments)))
 
@@ -223,9 +238,10 @@ class RiskTrial:
         _require_grid(self.grid, self.grid[-1] if self.grid else 0)
 
     @property
-    def width(self) -> int:
-        """L."""
-        return self.width_per_r2 * self.r * self.r
+    def fit(self) -> HeadFit:
+        """Width, training inputs and ridges of every head."""
+        width = self.width_per_r2 * self.r * self.r
+        return HeadFit(width, self.train_per_neuron * width, tuple(self.ridges), self.row_norm)
 
     def run(self) -> dict[str, float | list[float]]:
         """{teacher, limit: a number each;  plain, reflected: (G,) each}: mean squared errors on test inputs, for a target of variance 1.
@@ -234,10 +250,10 @@ class RiskTrial:
         """
         rng, link = generator(self.seed, self.r, self.draw), make_link(self.link, self.r)
         a = _hessian(self.link, self.r)
-        u, bias = rng.standard_normal((self.width, self.r)), rng.standard_normal(self.width)
-        train = self.train_per_neuron * self.width
+        width, train = self.fit.width, self.fit.train
+        u, bias = rng.standard_normal((width, self.r)), rng.standard_normal(width)
         sets = [rng.standard_normal((n, self.r)) for n in (train, train // 2, self.test)]
-        head = np.where(rng.integers(0, 2, self.width) == 1, 1.0, -1.0)  # a_i of the initialisation: row i is a_i F(u_i)
+        head = np.where(rng.integers(0, 2, width) == 1, 1.0, -1.0)  # a_i of the initialisation: row i is a_i F(u_i)
         x = rng.standard_normal((self.grid[-1], self.r)) @ a
 
         def risk(rows: np.ndarray) -> float:

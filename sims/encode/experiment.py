@@ -31,8 +31,6 @@ from sims.pipeline import (
     distil_points,
     encode,
     fresh_network,
-    label_inputs,
-    labels,
     task_of,
     teacher_network,
     trial_seed,
@@ -97,19 +95,17 @@ def encode_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     bench, m1, m2 = Bench.of(encoded), config["M1"], config["M2"]
     points = distil_points(encoded, m1)
     first = bench.fit_real(*fresh_network(encoded, points, "retrain"))
-    x = label_inputs(encoded, m2)
-    y = labels(first, x)
     teacher = teacher_network(bench)
     budget = memory.distilled(m1, task.d, m2).floats
     count = memory.raw_points_for(budget, task.d)
     risks = {
         "teacher": bench.risk(teacher),
-        "distilled": bench.risk(bench.fit(*fresh_network(encoded, points, "retrain-again"), x, y)),
-        "distilled_same_start": bench.risk(bench.fit(first.rows, first.biases, x, y)),
+        "distilled": bench.risk(bench.fit_labels(first, *fresh_network(encoded, points, "retrain-again"), m2)),
+        "distilled_same_start": bench.risk(bench.fit_labels(first, first.rows, first.biases, m2)),
         "distilled_real_head": bench.risk(first),
         "random_subset": _subset_risk(bench, count),
         "k_means": _kmeans_risk(bench, count),
-        "H_alone": _hessian_risk(bench, teacher, x),
+        "H_alone": _hessian_risk(bench, teacher, m2),
         "labels_alone": _labels_alone_risk(bench, teacher, budget),
         "random_features": _random_feature_risk(bench),
     }
@@ -164,18 +160,18 @@ def _kmeans_risk(bench: Bench, count: int) -> float:
     return _small_set_risk(bench, asarray(centres[kept]), asarray(means), rng)
 
 
-def _hessian_risk(bench: Bench, teacher: Network, x: Any) -> float:
-    """Rows uniform in the top-r eigenspace of the estimated E[y (x x^T - I)], head from the teacher's labels at x."""
+def _hessian_risk(bench: Bench, teacher: Network, m2: int) -> float:
+    """Rows uniform in the top-r eigenspace of the estimated E[y (x x^T - I)], head from M2 labels of the teacher."""
     encoded, task = bench.encoded, bench.encoded.task
-    estimate = np.zeros((task.d, task.d))
+    estimate = encoded.xp.zeros((task.d, task.d), dtype=encoded.xp.float64)
     for chunk, xi in encoded.stream:
         label = encoded.residual(chunk, encoded.model.labels(chunk, xi))
-        estimate += to_numpy((chunk * label[:, None]).T @ chunk)
-    values, vectors = np.linalg.eigh(estimate / encoded.stream.n)
+        estimate += (chunk * label[:, None]).T @ chunk
+    values, vectors = np.linalg.eigh(to_numpy(estimate) / encoded.stream.n)
     basis = vectors[:, np.argsort(-np.abs(values))[: task.r]]
     rng, asarray = encoded.rng("retrain-again"), encoded.student.asarray
     rows = asarray(_random_rows(task, task.r, rng) @ basis.T)
-    return bench.risk(bench.fit(rows, asarray(rng.standard_normal(task.L)), x, labels(teacher, x)))
+    return bench.risk(bench.fit_labels(teacher, rows, asarray(rng.standard_normal(task.L)), m2))
 
 
 def _random_feature_risk(bench: Bench) -> float:
@@ -183,8 +179,7 @@ def _random_feature_risk(bench: Bench) -> float:
 
 
 def _labels_alone_risk(bench: Bench, teacher: Network, count: int) -> float:
-    x = label_inputs(bench.encoded, count)
-    return bench.risk(bench.fit(*_random_features(bench), x, labels(teacher, x)))
+    return bench.risk(bench.fit_labels(teacher, *_random_features(bench), count))
 
 
 def _random_features(bench: Bench) -> tuple[Any, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from sims import costs, population
+from sims.arrays import namespace
 from sims.encode.experiment import Encode, encode_trial
 from sims.lab.sweep import Cost, Sweep
 from sims.pipeline import Task, task_of
@@ -141,8 +142,9 @@ class Scaling:
 
 def sweeps(scaling: Scaling, backend: str) -> tuple[Sweep, ...]:
     """Every trial of the experiment, the expensive ones first (they fill the workers best)."""
+    device = {} if backend == "numpy" else {"backend": backend}
     spectrum = [
-        _plain(asdict(population.SpectrumTrial(r=r, draw=k, grid=grid, seed=scaling.seed)))
+        _plain(asdict(population.SpectrumTrial(r=r, draw=k, grid=grid, seed=scaling.seed))) | device
         for r, grid in ((r, population.spectrum_grid(r)) for r in reversed(scaling.r))
         for k in range(scaling.spectrum_draws // r)
     ]
@@ -187,8 +189,10 @@ def rows_cost(config: Mapping[str, Any]) -> Cost:
 
 
 def spectrum_trial(config: Mapping[str, Any]) -> dict[str, list[float]]:
-    """The three criteria over the grid of one draw."""
-    return {name: curve.tolist() for name, curve in population.SpectrumTrial(**config).run().items()}
+    """The three criteria over the grid of one draw. Keys: the fields of SpectrumTrial, and `backend` where it is not NumPy."""
+    own = {name: value for name, value in config.items() if name != "backend"}
+    found = population.SpectrumTrial(**own).run(namespace(config.get("backend", "numpy")))
+    return {name: curve.tolist() for name, curve in found.items()}
 
 
 def population_risk_trial(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,18 +14,7 @@ import numpy as np
 from sims import heads
 from sims.arrays import to_numpy
 from sims.lab.subspace import leading_subspace, principal_angles, singular_values
-from sims.pipeline import (
-    Bench,
-    Network,
-    distil_points,
-    encode,
-    fresh_network,
-    label_inputs,
-    labels,
-    task_of,
-    teacher_network,
-    trial_seed,
-)
+from sims.pipeline import Bench, distil_points, encode, fresh_network, task_of, teacher_network, trial_seed
 from sims.population import encoded_criteria
 from theory.multi_index import draw_index
 from theory.two_layer import symmetric_init
@@ -54,18 +43,13 @@ def risk_trial(config: Mapping[str, Any]) -> dict[str, Any]:
         first = bench.fit_real(*fresh_network(encoded, points, "retrain"))
         rows, biases = fresh_network(encoded, points, "retrain-again")
         real.append(bench.risk(first))
-        fresh += [bench.risk(_from_labels(bench, first, rows, biases, m2)) for m2 in config["m2"]]
+        fresh += [bench.risk(bench.fit_labels(first, rows, biases, m2)) for m2 in config["m2"]]
         if m1 == config["m1"][-1]:
-            same = [bench.risk(_from_labels(bench, first, first.rows, first.biases, m2)) for m2 in config["m2"]]
+            same = [bench.risk(bench.fit_labels(first, first.rows, first.biases, m2)) for m2 in config["m2"]]
             fresh_real = bench.risk(bench.fit_real(rows, biases))
             values = singular_values(x)[: 2 * task.r].tolist()
     risks = {"teacher": bench.risk(teacher_network(bench)), "real": real, "fresh": fresh, "same": same, "fresh_real": fresh_real}
     return risks | {"angle": angle, "singular_values": values}
-
-
-def _from_labels(bench: Bench, source: Network, rows: Any, biases: Any, m2: int) -> Network:
-    x = label_inputs(bench.encoded, m2)
-    return bench.fit(rows, biases, x, labels(source, x))
 
 
 def rows_trial(config: Mapping[str, Any]) -> dict[str, list[float]]:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from sims import arrays, heads, pipeline, two_phase
 from sims.arrays import GaussianStream, child
-from sims.pipeline import Bench, Task, distil_points, draw_samples, encode, fresh_network
-from sims.scaling.trials import risk_trial
+from sims.pipeline import Bench, Task, distil_points, draw_samples, encode, fresh_network, teacher_network
+from sims.scaling.trials import risk_trial, rows_trial
 from tests.oracles import relative_error, to_numpy
 from tests.strategies import seeds
 
@@ -103,10 +103,12 @@ def test_backends_without_a_device(monkeypatch):
     monkeypatch.setattr(arrays, "cupy_device", lambda: None)
     assert arrays.namespace("auto") is arrays.namespace("numpy") is np_compat
     assert arrays.backend_name("auto") == arrays.runtime_words("auto") == "numpy"
-    with pytest.raises(ValueError, match="needs CuPy and a CUDA device; install the gpu extra or use --backend numpy") as caught:
-        arrays.namespace("cupy")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="unknown backend 'abacus'; known: auto, numpy, cupy"):
+    for backend in ("cupy", "cupy-native"):
+        words = f"backend '{backend}' needs CuPy and a CUDA device; install the gpu extra or use --backend numpy"
+        with pytest.raises(ValueError, match=words) as caught:
+            arrays.backend_name(backend)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="unknown backend 'abacus'; known: auto, numpy, cupy, cupy-native"):
         arrays.namespace("abacus")
 
 
@@ -192,6 +194,26 @@ def test_a_whole_trial_agrees(on_xp, matching, reflected, monkeypatch):
     there, here = risk_trial(config | {"backend": "xp"}), risk_trial(config | {"backend": "numpy"})
     for name, value in here.items():
         np.testing.assert_allclose(there[name], value, rtol=1e-9, err_msg=name)
+
+
+def test_conditioning_of_rows_agrees(on_xp):
+    config = dataclasses.asdict(TASK) | {"seed": 1, "draw": 0, "grid": [4, 9, 30]}
+    there, here = rows_trial(config | {"backend": "xp"}), rows_trial(config | {"backend": "numpy"})
+    for name, value in here.items():
+        np.testing.assert_allclose(there[name], value, rtol=1e-7, err_msg=name)
+
+
+@pytest.mark.gpu
+def test_a_task_can_draw_on_the_device():
+    if arrays.cupy_device() is None:
+        pytest.skip("no CUDA device for CuPy")
+    assert arrays.backend_name("cupy-native") == "cupy-native"
+    there, here = encode(TASK, SEED, "cupy-native"), encode(TASK, SEED, "cupy")
+    assert there.stream.native
+    assert not here.stream.native
+    assert relative_error((there.rows,), (here.rows,)) > 1e-3, "other samples of the same task"
+    close(there.model.B, here.model.B)
+    assert 0 < Bench.of(there).risk(teacher_network(Bench.of(there))) < 2
 
 
 @pytest.mark.gpu

@@ -103,7 +103,10 @@ def test_a_run_folder_s_configuration_can_be_planned(tmp_path: Path, capsys: pyt
     settings = {"program": "scaling", "backend": "numpy", "scaling": dataclasses.asdict(Scaling(seeds=3))}
     (tmp_path / "config.toml").write_text(toml_text(settings))
     main(["plan", str(tmp_path / "config.toml")])
-    assert f"| risk | {3 * len(Scaling().tasks())} |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"| risk | {3 * len(Scaling().tasks())} |" in out
+    assert "on one core" in out
+    assert " workers" not in out, "one process unless asked otherwise, as for the run itself"
 
 
 def test_kinds_that_count_nothing_are_unknown_or_timed_on_a_few_trials(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
