@@ -30,6 +30,15 @@ ELSEWHERE = {
 }
 """Questions that are answered by a sweep of their own."""
 
+CONTROLS = {
+    "odd link, H = 0 (A6)": ("Q19.odd", "Q19.odd-risk"),
+    "a direction lost from H (A6)": ("Q19.lost", "Q19.lost-risk"),
+    "no preprocessing (A12)": ("Q19.raw",),
+    "fewer than r points (A17)": ("Q9",),
+    "L J too small (A18)": ("Q19.few-starts", "Q19.few-starts-risk"),
+}
+"""Negative controls: the assumption that each takes away, and the measures that show it failing by the predicted amount."""
+
 
 def _order(measure: Measure) -> int:
     return int(measure.question.removeprefix("Q"))

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from sims import figures
 from sims.command import Facts
 from sims.lab.report import Cell, markdown_table, number
-from sims.measures.catalogue import ELSEWHERE
+from sims.measures.catalogue import CONTROLS, ELSEWHERE
 from sims.measures.experiment import Measures
 from sims.measures.measure import LIMIT, SHARE, Outcome, Result
 
@@ -43,6 +43,24 @@ def table(results: Sequence[Result]) -> list[list[Cell]]:
             r.verdict,
         ]
         for r in results
+    ]
+
+
+def control_table(results: Sequence[Result]) -> list[list[Cell]]:
+    """One row a measure of a negative control, as far as this run has it."""
+    found = {r.measure.name: r for r in results}
+    return [
+        [
+            words,
+            name,
+            found[name].measure.definition,
+            found[name].measure.claim,
+            f"{found[name].within} of {len(found[name].cells)}",
+            found[name].verdict,
+        ]
+        for words, names in CONTROLS.items()
+        for name in names
+        if name in found
     ]
 
 
@@ -78,6 +96,7 @@ def summary(results: Sequence[Result], facts: Facts) -> str:
             }
             for r in results
         },
+        "controls": {words: list(names) for words, names in CONTROLS.items()},
         "elsewhere": ELSEWHERE,
         **vars(facts),
     }
@@ -96,10 +115,22 @@ def report(config: Measures, results: Sequence[Result], facts: Facts) -> str:
         f"{facts.seconds} s, {facts.backend}.\n",
         markdown_table(HEADERS, table(results)),
         *(f"- {name}: {text}\n" for name, text in ELSEWHERE.items()),
+        *_controls(results),
     ]
     for result in results:
         lines += _section(result)
     return "\n".join(lines)
+
+
+def _controls(results: Sequence[Result]) -> list[str]:
+    rows = control_table(results)
+    if not rows:
+        return []
+    return [
+        "\n## Negative controls\n",
+        "Each takes one assumption away; PASS means that it fails by the amount the theory gives.\n",
+        markdown_table(("taken away", "measure", "measured", "predicted", "within", "verdict"), rows),
+    ]
 
 
 def _section(result: Result) -> list[str]:

@@ -11,8 +11,9 @@ from sims.__main__ import main
 from sims.command import PRESETS
 from sims.lab import sweep as lab_sweep
 from sims.lab.options import preset_options
+from sims.measures.catalogue import CONTROLS, MEASURES
 from sims.measures.measure import Outcome, Result
-from sims.measures.report import curves, draw, place, varying
+from sims.measures.report import control_table, curves, draw, place, varying
 from tests.sims.measures.test_measure import GAUSS
 
 WORDS = ("measure", "--only", "Q16,Q7.neurons", "--effort", "0.1", "--seed", "3")
@@ -79,6 +80,21 @@ def test_both_presets_are_options():
 
 def outcome(**where) -> Outcome:
     return Outcome(where, 1.0, 1.1, 0.05, 0.0, 2.0, 10, 0)
+
+
+def test_every_negative_control_is_listed_with_its_verdict():
+    known = {measure.name: measure for measure in MEASURES}
+    named = [name for names in CONTROLS.values() for name in names]
+    assert set(named) <= set(known)
+    assert {name for name in known if name.startswith("Q19") and "noise" not in name and "ill" not in name} <= set(named)
+    results = [Result(known[name], (outcome(d=4), outcome(d=8))) for name in named]
+    rows = control_table(results)
+    assert [row[1] for row in rows] == named
+    assert {row[0] for row in rows} == set(CONTROLS)
+    for row in rows:
+        promised = known[row[1]].precision  # the planted standard error is 0.05 of the prediction
+        assert row[-2:] == ["2 of 2", "PASS" if promised is None or promised >= 0.05 else "COARSE"]
+    assert control_table(results[:1]) == rows[:1], "a run of one measure lists that one"
 
 
 def test_a_figure_has_one_curve_a_setting_in_the_order_of_the_axis():
