@@ -72,6 +72,8 @@ def commands() -> list[tuple[str, tuple[str, ...]]]:
 
 @pytest.mark.parametrize(("program", "words"), commands(), ids=[" ".join((program, *words)) for program, words in commands()])
 def test_commands_are_understood(program: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    if {"cupy", "cupy-native"} & set(words) and not pytest.importorskip("cupy", exc_type=ImportError).is_available():
+        pytest.skip("no CUDA device for CuPy")
     module = importlib.import_module(f"{program}.__main__")
 
     def stop(*arguments):
