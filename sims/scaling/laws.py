@@ -6,7 +6,8 @@
     r_common_mode        exponent in r of the least M1 with largest / median eigenvalue <= 3; rivals 1 and 3, and the local slope between
                          the two largest r has to lie within 0.2 of 2
     r_conditioning, r_reflected   the same for a condition number <= 10, plain and reflected sets
-    r_risk               population risk within `risk_ratio` of the teacher's; the upper end must stay under 2.3
+    r_risk, r_risk_reflected   population risk within `risk_ratio` of the teacher's, predicted by theory.head_risk at these sizes (1 as
+                         r -> infinity); the upper end must stay under 2.3
     r_rows_*             the same three criteria for rows retrained on real distilled points; predicted by theory.retrained at these sizes
     floats*              sims.scaling.additive
 
@@ -15,7 +16,7 @@ Medians run over seeds or draws, and intervals over resamples of them, whole cur
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from sims.lab.store import Row
 from sims.scaling.additive import Additive, measure_floats
 from sims.scaling.experiment import CRITERIA, Scaling
 from sims.scaling.rows import Rows, curves, sound_at
+from theory import head_risk
 from theory.multi_index import make_link
 from theory.retrained import common_share, map_spread
 from theory.spectrum import ASYMPTOTIC_EXPONENT
@@ -122,8 +124,7 @@ def _spectrum_law(rows: Rows, name: str, rng: np.random.Generator, resamples: in
     draws = [curves(group, lambda row: row[name]) for group in groups]
     law = population.least_points_law(rs, [group[0]["grid"] for group in groups], draws, threshold, rng, resamples)
     predicted = [population.predicted_points(r, name) for r in rs]
-    exponent = slope(np.array(rs, float), np.array(predicted)) if all(predicted) else None
-    fit = judge(law.slope, predicted=exponent, asymptotic=ASYMPTOTIC_EXPONENT[name], rivals=RIVALS[name])
+    fit = judge(law.slope, predicted=_exponent(rs, predicted), asymptotic=ASYMPTOTIC_EXPONENT[name], rivals=RIVALS[name])
     series = _series(law, predicted)
     if name != "common_mode":
         return fit, series, None
@@ -141,7 +142,20 @@ def _risk_law(scaling: Scaling, rows: Rows, name: str, rng: np.random.Generator,
     draws = [curves(group, lambda row: [risk / row["teacher"] for risk in row[name]]) for group in groups]
     statistics = [_least(group[0]["grid"], scaling.risk_ratio) for group in groups]
     law = sampled_law(rs, draws, statistics, rng=rng, resamples=resamples)
-    return judge(law.slope, bound=RISK_BOUND, asymptotic=None), _series(law)
+    predicted = [population.predicted_risk_points(r, scaling.risk_ratio, risk_fit(rows, r), name == "reflected") for r in rs]
+    return judge(law.slope, predicted=_exponent(rs, predicted), bound=RISK_BOUND, asymptotic=head_risk.ASYMPTOTIC), _series(law, predicted)
+
+
+def risk_fit(rows: Rows, r: int) -> head_risk.HeadFit:
+    """How the heads of the population risk at r were fitted."""
+    row = sound_at(rows, "population-risk", r=r)[0]
+    return population.RiskTrial(**{f.name: row[f.name] for f in fields(population.RiskTrial)}).fit
+
+
+def _exponent(rs: Sequence[int], predicted: Sequence[float | None]) -> float | None:
+    """Slope of the predicted least M1 over r; None where one of them is not known or infinite."""
+    known = [math.inf if value is None else value for value in predicted]
+    return slope(np.array(rs, float), np.array(known)) if all(map(math.isfinite, known)) else None
 
 
 def _limit_remark(rows: Rows) -> str:
@@ -160,9 +174,7 @@ def _rows_law(scaling: Scaling, rows: Rows, name: str, rng: np.random.Generator,
     draws = [curves(group, lambda row: row[f"rows_{name}"]) for group in groups]
     law = population.least_points_law(rs, [group[0]["grid"] for group in groups], draws, population.THRESHOLDS[name], rng, resamples)
     predicted = [_predicted_rows(scaling, r, name) for r in rs]
-    known = [math.inf if value is None else value for value in predicted]
-    exponent = slope(np.array(rs, float), np.array(known)) if all(map(math.isfinite, known)) else None
-    return judge(law.slope, predicted=exponent, asymptotic=ASYMPTOTIC_EXPONENT[name]), _series(law, predicted)
+    return judge(law.slope, predicted=_exponent(rs, predicted), asymptotic=ASYMPTOTIC_EXPONENT[name]), _series(law, predicted)
 
 
 def _predicted_rows(scaling: Scaling, r: int, name: str) -> float | None:

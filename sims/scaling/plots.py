@@ -13,8 +13,9 @@ from sims.lab.report import with_interval
 from sims.lab.store import Row
 from sims.scaling.additive import LEADING
 from sims.scaling.experiment import CRITERIA, Scaling
-from sims.scaling.laws import Laws, Series
+from sims.scaling.laws import Laws, Series, risk_fit
 from sims.scaling.rows import sound_at
+from theory import head_risk
 
 
 def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> dict[str, bytes | str]:
@@ -23,6 +24,7 @@ def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> di
     out |= figures.files(_law_figure(laws), "law")
     over_m1, over_m2 = _risk_bands(scaling, rows)
     out |= figures.files(_risk_figure(scaling, over_m1, over_m2), "risk")
+    out |= figures.files(_risk_in_r_figure(laws, rows), "risk-in-r")
     out |= figures.files(_memory_figure(laws), "memory") | figures.files(_geometry_figure(scaling, rows), "geometry")
     out |= figures.files(_baseline_figure(scaling, rows), "baselines")
     out["floats.csv"] = figures.csv({name: [entry[name] for entry in laws.floats] for name in laws.floats[0]})
@@ -119,6 +121,36 @@ def _risk_figure(scaling: Scaling, over_m1: Sequence[Band], over_m2: Sequence[Ba
     left.axhline(scaling.level, color="black", lw=1, ls=":", label=f"level {scaling.level:g}")
     figures.log_log(left, "distilled points M1", "test risk, median and quartiles", scaling.m1_grid(scaling.base_r))
     figures.log_log(right, "labels M2 / L at the largest M1", "test risk, median and quartiles", scaling.m2_shares)
+    left.legend()
+    right.legend()
+    return figure
+
+
+@figures.styled
+def _risk_in_r_figure(laws: Laws, rows: dict[str, list[Row]]) -> Any:
+    """Left: least M1 by population risk. Right: risk over the teacher's against M1 / r at the least r and the largest. Lines: predicted."""
+    figure, (left, right) = figures.new_figure(2, width=4.2)
+    sets = ("plain", "reflected")
+    for k, (name, key) in enumerate(zip(sets, ("r_risk", "r_risk_reflected"), strict=True)):
+        series, fit = laws.series[key], laws.fits[key]
+        figures.points(left, series.x, series.y, series.intervals, f"{name}: {with_interval(fit.exponent, fit.interval)}", k)
+        left.plot(series.x, np.array(series.predicted, float), color=figures.colour(k), lw=1.2)
+    rs = sorted({row["r"] for row in rows["population-risk"]})
+    known = {r for r, least in zip(rs, laws.series["r_risk"].predicted or (), strict=True) if least is not None}
+    for j, r in enumerate((rs[0], rs[-1])):
+        group, fit = sound_at(rows, "population-risk", r=r), risk_fit(rows, r)
+        x = np.array(group[0]["grid"], float)
+        for k, name in enumerate(sets):
+            middle = np.median([[risk / row["teacher"] for risk in row[name]] for row in group], axis=0)
+            style: dict[str, Any] = {"ls": "", "marker": "os"[j], "ms": 4, "color": figures.colour(k), "label": f"r = {r}, {name}"}
+            right.plot(x / r, middle, **style)
+            if r in known:
+                some = np.geomspace(2.001 * r, x[-1], 7)
+                curve = [head_risk.student_risk(r, m, fit, name == "reflected") / head_risk.teacher_risk(r, fit) for m in some]
+                right.plot(some / r, curve, color=figures.colour(k), lw=1.2, ls="-:"[j])
+    figures.log_log(left, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series["r_risk"].x)
+    figures.log_log(right, "points M1 / r", "median risk / teacher's (lines: prediction)", (2, 4, 8, 16, 32))
+    left.set_title("r: least points by test risk, population", fontsize=9)
     left.legend()
     right.legend()
     return figure

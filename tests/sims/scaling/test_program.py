@@ -19,6 +19,7 @@ from sims.lab.files import toml_text
 from sims.lab.store import TrialStore
 from sims.scaling import laws as scaling_laws
 from sims.scaling.experiment import LEAST_R, Scaling, sweeps
+from tests.sims.programs import no_trial, refused
 
 TINY = Scaling(
     d=(4, 6, 8),
@@ -84,17 +85,6 @@ def summary(out: Path) -> dict[str, Any]:
     return {name: value for name, value in json.loads((out / "summary.json").read_text()).items() if name != "seconds"}
 
 
-def refused(words: list[str], capfd: pytest.CaptureFixture[str], status: int = 2) -> str:
-    """The one line that `words` end in."""
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("scaling:")]
-    assert caught.value.code == status, lines
-    assert len(lines) == 1, lines
-    assert "Traceback" not in lines[0]
-    return lines[0]
-
-
 def test_a_run_leaves_what_it_promises(finished: Path):
     names = {path.name for path in finished.iterdir()}
     assert {"config.toml", "env.json", "trials", "summary.json", "report.md", "figures"} <= names
@@ -107,16 +97,10 @@ def test_a_run_leaves_what_it_promises(finished: Path):
     assert {path.suffix for path in (finished / "figures").iterdir()} == {".png", ".pdf", ".csv"}
 
 
-def test_the_same_command_again_runs_no_trial(
-    preset: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
+def test_the_same_command_again_runs_no_trial(preset: Path, finished: Path, capfd: pytest.CaptureFixture[str]):
     before, seconds = summary(finished), json.loads((finished / "summary.json").read_text())["seconds"]
-
-    def never(*_: Any) -> None:
-        raise AssertionError("a trial ran")
-
-    monkeypatch.setattr(lab_sweep, "attempt", never)
-    main(command(preset, finished))
+    with no_trial():
+        main(command(preset, finished))
     assert summary(finished) == before
     assert json.loads((finished / "summary.json").read_text())["seconds"] >= seconds, "the work of the first start still counts"
     out = capfd.readouterr().out
