@@ -61,6 +61,9 @@ def test_decoding(benchmark, tmp_path: Path, height: int, width: int, side: int)
             decode(path, (3, side, side))
 
     benchmark.pedantic(some, rounds=3, warmup_rounds=1)
+    decoded = decode(path, (3, side, side))
+    assert (decoded.shape, decoded.dtype) == ((3, side, side), np.uint8)
+    assert 0 < decoded.mean() < 255
     rate = 50 / seconds(some)
     benchmark.extra_info["pictures_per_processor_second"] = round(rate)
     print(f"\n{width}x{height} JPEG of {path.stat().st_size} bytes to {side} px: {rate:.0f} pictures a processor second")
@@ -71,7 +74,11 @@ def test_building_in_parallel(benchmark, tree: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("DISTILL_CACHE", str(tmp_path))
     monkeypatch.setattr(cache.os, "sched_getaffinity", lambda _: range(threads))
     used = time.process_time()
-    benchmark.pedantic(data.load, ("folders:3x64x64:2", tree, "train"), rounds=1)
+    images = benchmark.pedantic(data.load, ("folders:3x64x64:2", tree, "train"), rounds=1)
+    assert np.bincount(images.labels).tolist() == [PICTURES // 2] * 2
+    rows = np.array([0, 63, PICTURES // 2 - 1])
+    names = [tree / "train" / "a" / f"{k:05d}.JPEG" for k in rows]
+    np.testing.assert_array_equal(images.images[rows], [decode(name, (3, 64, 64)) for name in names])
     used = (time.process_time() - used) / benchmark.stats.stats.min
     benchmark.extra_info.update(pictures_per_second=round(PICTURES / benchmark.stats.stats.min), cores_used=round(used, 2))
     print(f"\ncache of {PICTURES} pictures on {threads} threads: {PICTURES / benchmark.stats.stats.min:.0f} a second on {used:.2f} cores")
@@ -88,7 +95,9 @@ from realdata import data
 before, began = private(), time.process_time()
 images = data.load("folders:3x64x64:2", sys.argv[1], "train")
 ready, held = time.process_time() - began, private() - before
+assert np.array_equal(images.images[0], images.images[64]) and not np.array_equal(images.images[0], images.images[1])
 rows = np.random.default_rng(0).permutation(len(images))
+assert len(rows) == 20000
 part = images.subset(np.sort(rows[: 9 * len(rows) // 10]))
 began = time.process_time()
 for k in range(0, len(rows), 256):
@@ -115,13 +124,16 @@ def test_start_from_the_cache(benchmark, tree: Path, tmp_path: Path) -> None:
 def test_packed_sets(benchmark, data_root: Path, name: str) -> None:
     if not (data_root / name).is_dir():
         pytest.skip(f"no {name} under {data_root}")
-    benchmark.pedantic(data.load, (name, data_root / name, "train"), rounds=3)
+    images = benchmark.pedantic(data.load, (name, data_root / name, "train"), rounds=3)
+    assert images.images.shape == {"cifar10": (50_000, 3, 32, 32), "mnist": (60_000, 1, 28, 28)}[name]
+    assert np.bincount(images.labels).min() >= 5_000
 
 
 def test_whitening(benchmark) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4_000, 3, 32, 32), dtype=np.uint8)
     used = time.process_time()
-    benchmark.pedantic(preprocess.fit_zca, (images,), rounds=1)
+    whitening = benchmark.pedantic(preprocess.fit_zca, (images,), rounds=1)
+    np.testing.assert_allclose(whitening.zca @ whitening.inverse, np.eye(3072), atol=1e-3)
     print(f"\nwhitening 3072 features of {len(images)} images: {time.process_time() - used:.1f} processor seconds")
 
 
@@ -146,6 +158,8 @@ def test_an_epoch_is_limited_by_the_network(benchmark, name: str) -> None:
         return found
 
     ready = batches()
+    assert sum(len(y) for _, y in ready) == n
+    assert all(x.shape[1:] == images.shape[1:] and bool(torch.isfinite(x).all()) for x, _ in ready)
 
     def train() -> None:
         for x, y in ready:

@@ -71,6 +71,8 @@ def test_product_as_a_multiple_of_the_plain_step(benchmark, images: int) -> None
         ratio, least, held = statistics.median(seconds) / unit, min(seconds) / min(times["plain"]), peak_bytes(ways[name])
         error = max(map(relative_error, found[name], expected)) if name in found else None
         benchmark.extra_info[name] = {"ratio": ratio, "ratio_of_least": least, "peak_bytes": held, "error": error}
+        assert error is None or error < 1e-4, f"{name} is off double backward by {error:.1e}"
+        assert held > 0
         words = "" if error is None else f", relative error {error:.1e}"
         print(f"  {name:<16} {ratio:5.2f} x plain (least {least:.2f}), peak {held / 2**20:6.1f} MiB{words}")
     benchmark.pedantic(ways["fast, compiled" if "fast, compiled" in ways else "fast"], rounds=3)

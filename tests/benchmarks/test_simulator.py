@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from sims.arrays import GaussianStream, cupy_device, is_cupy, namespace
+from sims.arrays import GaussianStream, cupy_device, is_cupy, namespace, to_numpy
 from sims.two_phase import Residual, fit_residual, teacher_rows
 from theory.multi_index import MultiIndexModel, as_backend, draw_model
 
@@ -74,6 +74,16 @@ def problem(xp: Any, n: int, d: int, k: int, dtype: str) -> tuple[MultiIndexMode
     return model, stream, fit_residual(model, stream, "none"), normals(xp, (k, d), dtype)
 
 
+def check_rows(arguments: tuple[Any, ...], rows: Any, dtype: str) -> None:
+    """The first rows beside the sum over all samples at once; in single precision a gate at zero may fall the other way: 1/N each."""
+    model, stream, residual, w = arguments
+    x, xi = stream.head(stream.n)
+    y, w = residual(x, model.labels(x, xi)), w[:4, :]
+    direct = to_numpy(((x @ w.T >= 0) * y[:, None]).T @ x) / stream.n
+    error = np.linalg.norm(to_numpy(rows)[:4] - direct) / np.linalg.norm(direct)
+    assert error <= (4 / np.sqrt(stream.n) if dtype == "float32" else 1e-9)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("width", [1024, 4096])
 @pytest.mark.parametrize("d", [64, 256, 1024])
@@ -86,7 +96,9 @@ def test_teacher_pass_against_matrix_products(benchmark: Any, xp: Any, d: int, w
     times = np.min([[seconds(xp, call) for call in work] for _ in range(5)], axis=0)
     square, same = (operations / t for (operations, _), t in zip(references, times[:2], strict=True))
     rate = 4.0 * n * d * k / times[2]
+    check_rows(arguments, teacher_rows(*arguments), dtype)
     shares = {"same_shape": rate / same, "square": rate / square, "least_squares_pass_over_teacher_pass": times[3] / times[2]}
+    assert all(np.isfinite(value) and value > 0 for value in shares.values())
     benchmark.extra_info |= {name: round(float(value), 3) for name, value in shares.items()} | {"L": width, "d": d, "dtype": dtype}
     benchmark.pedantic(work[2], rounds=1)
     reached = shares["same_shape"] >= SAME_SHAPE_TARGET if width == 1024 else shares["square"] >= SQUARE_TARGET if d >= 256 else "no target"
@@ -109,7 +121,9 @@ def test_cost_is_linear(benchmark: Any, along: str) -> None:
     slopes = np.diff(np.log(times)) / np.diff(np.log(SIZES[along]))
     slope = float(np.polyfit(np.log(SIZES[along]), np.log(times), 1)[0])
     benchmark.extra_info |= {"slope": round(slope, 3), "seconds": [round(float(t), 4) for t in times], "sizes": list(SIZES[along])}
-    benchmark.pedantic(lambda: teacher_rows(*calls[0]), rounds=1)
+    rows = benchmark.pedantic(lambda: teacher_rows(*calls[0]), rounds=1)
+    check_rows(calls[0], rows, "float32")
+    assert np.all(np.isfinite(slopes))
     print(
         f"\nteacher pass, time against {along} = {SIZES[along]}: log-log slope {slope:.2f}, between neighbours "
         f"{', '.join(f'{local:.2f}' for local in slopes)} (linear: 1; drawing the samples costs the same at every L)"
@@ -126,6 +140,7 @@ def test_a_gradient_at_64_d_squared_samples(benchmark: Any, share: float) -> Non
     words = [sys.executable, str(STREAMING), str(n)]
     done = benchmark.pedantic(lambda: subprocess.run(words, capture_output=True, text=True, check=True), rounds=1)
     megabytes, taken = map(float, done.stdout.split())
+    assert 0 < megabytes < 4096, "4 GB are allowed at any N"
     whole = taken / share / 3600
     benchmark.extra_info |= {"samples": n, "peak_megabytes": megabytes, "seconds": taken, "hours_for_all": round(whole, 2)}
     print(f"\nN = {n}: peak {megabytes:.0f} MB, {taken:.1f} s; all of N = 64 d^2 on one core: about {whole:.1f} h")

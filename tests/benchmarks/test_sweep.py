@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sims.lab.sweep import Outcome
 from sims.lab.workers import executor_for
 from sims.scaling.experiment import Scaling, sweeps
 
@@ -24,24 +25,27 @@ def warm_up(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {}
 
 
-def times(workers: int, share: int) -> tuple[float, float]:
-    """(seconds until the first trial is back, seconds of the sweep after the workers are up)."""
+def times(workers: int, share: int) -> tuple[float, float, dict[int, Outcome]]:
+    """(seconds until the first trial is back, seconds of the sweep after the workers are up, what the trials gave)."""
     risk = sweeps(Scaling(seeds=share), "numpy")[1]
     first = [(warm_up, {"i": i}) for i in range(3 * workers)]
-    began, back, warm, ready = time.perf_counter(), 0.0, 0, 0.0
-    for i, _ in executor_for(workers)(first + [(risk.fn, config) for config in risk.configs]):
+    began, back, warm, ready, found = time.perf_counter(), 0.0, 0, 0.0, {}
+    for i, outcome in executor_for(workers)(first + [(risk.fn, config) for config in risk.configs]):
         back = back or time.perf_counter() - began
         warm += i < len(first)
+        if i >= len(first):
+            found[i - len(first)] = outcome
         ready = ready if ready or warm < len(first) else time.perf_counter()
-    return back, time.perf_counter() - ready
+    return back, time.perf_counter() - ready, found
 
 
 @pytest.mark.parametrize("workers", sorted({2, len(os.sched_getaffinity(0))} - {1}))
 def test_sweep_efficiency(benchmark: Any, workers: int) -> None:
     """About 70 s on one core; a machine that does other work meanwhile shows in the figure."""
     share = 5 * max(1, workers // 2)
-    one = times(1, share)[1]
-    start, many = benchmark.pedantic(lambda: times(workers, share), rounds=1)
+    _, one, alone = times(1, share)
+    start, many, shared = benchmark.pedantic(lambda: times(workers, share), rounds=1)
+    assert shared == alone, "the number of workers enters no result"
     ratio = workers * many / one
     benchmark.extra_info |= {
         "workers": workers,

@@ -4,22 +4,19 @@ import dataclasses
 import json
 import re
 import shutil
-import tomllib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import tyro
 
 from sims.__main__ import main
 from sims.command import PRESETS
 from sims.encode import report as encode_report
+from sims.encode.command import PROGRAM
 from sims.encode.experiment import Encode, encode_trial
-from sims.lab import sweep as lab_sweep
-from sims.lab.files import RunError, toml_text
-from sims.lab.options import options, preset_options
+from sims.lab.files import RunError
 from sims.pipeline import Task, distil_points, encode, trial_seed
+from tests.sims.programs import contents, no_trial, preset_config, refused, refuses
 from theory import memory
 
 TASK = Task(d=12, r=2, L=40, J=4, samples=32.0, head_samples=2000, validation=500, test=800)
@@ -128,15 +125,12 @@ def test_the_report_says_what_was_predicted_and_whether_it_held(result):
     ],
 )
 def test_bad_settings_are_refused_in_one_line_that_names_the_value(wrong, words):
-    with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        dataclasses.replace(CONFIG, **wrong)
-    assert "\n" not in str(caught.value)
+    refuses(CONFIG, wrong, words)
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (PRESETS / "encode").glob("*.toml")))
 def test_every_preset_is_a_valid_task_that_stores_and_returns(preset: str):
-    config = tyro.cli(Encode, args=preset_options(PRESETS / "encode", preset))
-    assert tyro.cli(Encode, args=options(tomllib.loads(toml_text(config.settings())))) == config
+    config = preset_config(PROGRAM, preset)
     assert preset == f"r{config.task.r}"
     assert config.seeds >= 8
 
@@ -158,16 +152,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def refused(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
-    """The one line that `words` end in."""
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    lines = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("encode:")]
-    assert caught.value.code == 2, lines
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
 def test_a_run_leaves_what_it_promises(finished: Path, capfd: pytest.CaptureFixture[str]):
     assert {"config.toml", "env.json", "trials", "summary.json", "report.md", "figures"} <= {path.name for path in finished.iterdir()}
     content = json.loads((finished / "summary.json").read_text())
@@ -184,22 +168,10 @@ def test_a_run_leaves_what_it_promises(finished: Path, capfd: pytest.CaptureFixt
     assert len(figures["encode-angles_rad.csv"].read_text().splitlines()) == 3
 
 
-def contents(out: Path) -> dict[Path, bytes]:
-    """Every file of a run but its starts and the working time."""
-    found = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name not in ("env.json", "summary.json")}
-    summary = json.loads((out / "summary.json").read_text())
-    summary.pop("seconds")
-    return found | {out / "summary.json": json.dumps(summary).encode()}
-
-
-def test_the_same_command_again_runs_no_trial(finished: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+def test_the_same_command_again_runs_no_trial(finished: Path, capfd: pytest.CaptureFixture[str]):
     before = contents(finished)
-
-    def never(*_: Any) -> None:
-        raise AssertionError("a trial ran")
-
-    monkeypatch.setattr(lab_sweep, "attempt", never)
-    main(command(finished))
+    with no_trial():
+        main(command(finished))
     main(["report", str(finished)])
     assert contents(finished) == before
     out = capfd.readouterr().out

@@ -166,6 +166,14 @@ def finishes(tmp_path: Path, *more: str) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "run" / "trials").iterdir() if path.name in kept} == kept
 
 
+def run_to_its_end(tmp_path: Path, fault: str) -> subprocess.CompletedProcess[str]:
+    """The program with trial 0 free to go and one fault asked for."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    for name in (fault, "go"):
+        (tmp_path / name).write_text("")
+    return subprocess.run(command(tmp_path), env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+
+
 def complete(tmp_path: Path) -> None:
     found = rows(tmp_path / "run")
     assert sorted(found) == list(range(7))
@@ -209,10 +217,7 @@ def test_an_interrupt_ends_long_trials_at_once_and_in_one_line(tmp_path: Path) -
 
 
 def test_a_trial_that_kills_every_worker_is_named_after_all_others_are_stored(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(PROGRAM)
-    for name in ("killer", "go"):
-        (tmp_path / name).write_text("")
-    done = subprocess.run(command(tmp_path), env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    done = run_to_its_end(tmp_path, "killer")
     assert done.returncode == 2
     assert done.stderr == (
         "error: 3 worker processes died (out of memory?) on trial {'i': 1}; all other trials are stored, the same command tries "
@@ -224,10 +229,7 @@ def test_a_trial_that_kills_every_worker_is_named_after_all_others_are_stored(tm
 
 
 def test_a_defect_in_a_worker_keeps_its_traceback(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(PROGRAM)
-    for name in ("defect", "go"):
-        (tmp_path / name).write_text("")
-    done = subprocess.run(command(tmp_path), env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    done = run_to_its_end(tmp_path, "defect")
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert done.stderr.endswith("ZeroDivisionError: a defect\n")
