@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 ONE    := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow mutation benchmarks lint docs clean
+.PHONY: demo test test-slow mutation benchmarks trajectories-experts trajectories-ipc1 trajectories-nas lint docs clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,30 @@ mutation: $(VENV)/.core     ## closed forms altered one place at a time must be 
 
 benchmarks: $(VENV)/.all    ## ratios measured in one run, printed as a table and stored as JSON
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-json=results/benchmarks.json
+
+# Trajectory matching on a processor, in DISTILL_DATA's CIFAR-10; each goes on after an interruption, the experts come first.
+FIELD := $(BIN)/python -m realdata
+TRAJECTORIES := results/trajectories
+
+trajectories-experts: $(VENV)/.all  ## six plain and six flat experts with their quality (half an hour or less on two cores, like the others)
+	for method in mtt ftd; do $(FIELD) experts --preset $$method-cpu --store $(TRAJECTORIES)/experts || exit 1; done
+
+trajectories-ipc1: $(VENV)/.all     ## MTT and FTD, one image a class, three seeds, beside random images
+	$(foreach seed,0 1 2,$(foreach method,mtt ftd,$(call trajectory,$(method),1,$(seed),)))
+
+trajectories-ipc10-%: $(VENV)/.all  ## ten images a class, by mtt or ftd, batches of 30
+	$(foreach seed,0 1 2,$(call trajectory,$*,10,$(seed),--trajectory.batch 30 --outer-steps 100))
+
+# method, images a class, seed, more options
+define trajectory
+$(FIELD) distill --preset $(1)-cpu --ipc $(2) --seed $(3) --experts $(TRAJECTORIES)/experts --out $(TRAJECTORIES)/$(1)-ipc$(2)-$(3) $(4)
+	$(FIELD) evaluate $(TRAJECTORIES)/$(1)-ipc$(2)-$(3) --baselines random --seeds 2 --lengths 200
+
+endef
+
+trajectories-nas: $(VENV)/.all      ## 24 architectures ranked by a distilled set of ten images a class
+	$(FIELD) nas $(TRAJECTORIES)/mtt-ipc10-0 --widths 8 16 --depths 1 2 3 --activations relu --poolings max avg --norms none instance \
+		--epochs 3 --steps 200 --batch 64 --out $(TRAJECTORIES)/nas
 
 lint: $(VENV)/.all          ## style, types and import directions
 	$(BIN)/ruff check .

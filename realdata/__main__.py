@@ -66,7 +66,7 @@ class Distill:
     out: Path | None = None
     """Run folder; by default results/DATASET-METHOD-ipcN."""
     experts: Path | None = None
-    """Folder of experts of one recipe, for mtt, ftd, datm and tesla."""
+    """For mtt, ftd, datm and tesla: a recipe's folder of experts, or a store with one recipe that the run can take."""
     preset: str | None = None
     """Settings to start from: cpu, dev-tiny, rat-cifar10-ipcN, at-cifar10-ipcN, at-cifar100-ipcN, at-tiny-imagenet-ipcN (N = 1, 10, 50;
     no 50 for Tiny ImageNet), mtt-cpu, ftd-cpu, mtt-DATASET-ipcN, ftd-DATASET-ipcN (realdata/cells.py) or a .toml file; options on the
@@ -86,7 +86,7 @@ class Plan:
     preset: str | None = None
     """Settings to start from, as for distill."""
     experts: Path | None = None
-    """Folder of experts of one recipe, for mtt, ftd, datm and tesla."""
+    """For mtt, ftd, datm and tesla: a recipe's folder of experts, or a store with one recipe that the run can take."""
     json: Path | None = None
     """File for the figures as JSON."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)

@@ -90,8 +90,8 @@ def _distil(dataset: str, ipc: int, method: str, cell: Cell) -> Settings:
 
 _SMALL = {"dataset": "cifar10", "transform": "standardise", "held_out": 0.9, "network": {"depth": 3, "width": 16}}
 _SMALL_EXPERTS = _SMALL | {"count": 6, "epochs": 8, "batch": 64, "lr": 0.05}
-_SMALL_SEGMENTS = {"experts": 6, "length": 1, "high": 4, "image_lr": 30.0, "step_lr": 1e-3, "ema": 0.99, "curve_steps": 200}
-_SMALL_DISTIL = _SMALL | {"init": "real", "inner": "sgd", "inner_lr": 0.1, "horizon": 20, "outer_steps": 200, "curve_every": 50}
+_SMALL_SEGMENTS = {"experts": 6, "length": 1, "high": 4, "image_lr": 1000.0, "step_lr": 1e-5, "ema": 0.98, "curve_steps": 200}
+_SMALL_DISTIL = _SMALL | {"init": "real", "inner": "sgd", "inner_lr": 0.02, "horizon": 20, "outer_steps": 300, "curve_every": 75}
 _SMALL_FLAT = {"flat": {"rho": 0.05, "alpha": 0.3}}
 
 PRESETS: dict[str, dict[str, Settings]] = {

@@ -18,7 +18,8 @@ from realdata.bridge import ModuleProblem, Tensors, forward
 from realdata.config import DistillConfig
 from realdata.data import ImageSet
 from realdata.experts import StoredExperts, open_experts
-from realdata.experts.recipe import data_digest
+from realdata.experts.recipe import Recipe, data_digest
+from realdata.experts.shards import recipe_in
 from realdata.preprocess import Transform
 from realdata.streaming import Rows, on_device
 from realdata.task import Split, Task, first_set, hard_labels, judges, stream, training_problem
@@ -39,21 +40,42 @@ def chosen_experts(
     """The configuration with the experts' key filled in, and the experts; RunError where the two do not belong together."""
     if place is None:
         raise RunError(f"{config.method} retraces experts: give their folder as --experts (python -m realdata experts makes one)")
+    place = _one_recipe(config, place)
     experts = open_experts(place, config.trajectory.experts, device)
-    for name in SHARED:
-        theirs, ours = getattr(experts.recipe, name), getattr(config, name)
-        if theirs != ours:
-            raise RunError(f"the experts in {place} have {name} = {theirs}, the run has {ours}: take others or change the run")
+    fault = _misfit(config, experts.recipe)
+    if fault is not None:
+        raise RunError(f"the experts in {place} {fault}")
     if experts.data != data_digest(fitted):
         raise RunError(f"the experts in {place} were trained on other images than those at hand: train them anew")
-    rho = experts.recipe.flat.rho
-    if (config.method == "mtt" and rho > 0) or (config.method == "ftd" and rho == 0):
-        kind, other = ("flat", "ftd") if rho > 0 else ("plain", "mtt")
-        raise RunError(f"the experts in {place} are {kind} (rho = {rho}), {config.method} takes the others: use --method {other}")
     if config.trajectory.recipe not in ("", experts.key):
         raise RunError(f"{place} holds the recipe {experts.key}, the run asks for {config.trajectory.recipe}")
     TrajectoryMatching(experts, config.trajectory.starts(), config.trajectory.length)  # refuses segments that end beyond the last epoch
     return replace(config, trajectory=replace(config.trajectory, recipe=experts.key)), experts
+
+
+def _misfit(config: DistillConfig, recipe: Recipe) -> str | None:
+    """Why a run cannot take experts of this recipe, None where it can."""
+    for name in SHARED:
+        theirs, ours = getattr(recipe, name), getattr(config, name)
+        if theirs != ours:
+            return f"have {name} = {theirs}, the run has {ours}: take others or change the run"
+    rho = recipe.flat.rho
+    if (config.method == "mtt" and rho > 0) or (config.method == "ftd" and rho == 0):
+        kind, other = ("flat", "ftd") if rho > 0 else ("plain", "mtt")
+        return f"are {kind} (rho = {rho}), {config.method} takes the others: use --method {other}"
+    return None
+
+
+def _one_recipe(config: DistillConfig, place: Path) -> Path:
+    """`place`, or where it is a store the one recipe in it that the run can take."""
+    inside = sorted(path.parent for path in place.glob("*/config.toml"))
+    if (place / "config.toml").exists() or not inside:
+        return place
+    fitting = [folder for folder in inside if _misfit(config, recipe_in(folder)[0]) is None]
+    if len(fitting) != 1:
+        names = ", ".join(folder.name for folder in fitting) or "none"
+        raise RunError(f"{place} has {len(fitting)} recipes that {config.method} can take here ({names}): give one folder as --experts")
+    return fitting[0]
 
 
 def outer_loop(config: DistillConfig) -> Distiller:

@@ -144,13 +144,18 @@ class StoredExperts:
         return read_snapshot(self.folder, self.key, self.shapes, self.numbers[expert], epoch, self.device)
 
 
-def open_experts(folder: Path, count: int, device: torch.device) -> StoredExperts:
-    """The first `count` experts of the folder, for reading; it may go on growing meanwhile."""
+def recipe_in(folder: Path) -> tuple[Recipe, str]:
+    """A folder's recipe and the digest of its data."""
     settings = stored_config(folder)
     data = settings.pop("data", None)
     if not isinstance(data, str):
         raise RunError(f"{folder} is no folder of experts (its config.toml names no data): give the one that `experts` printed")
-    recipe = stored(Recipe, settings, str(folder / "config.toml"))
+    return stored(Recipe, settings, str(folder / "config.toml")), data
+
+
+def open_experts(folder: Path, count: int, device: torch.device) -> StoredExperts:
+    """The first `count` experts of the folder, for reading; it may go on growing meanwhile."""
+    recipe, data = recipe_in(folder)
     found = complete(folder, recipe.epochs)
     if len(found) < count:
         raise RunError(f"{folder} has {len(found)} complete experts, {count} are asked for: train more with `experts --count {count}`")

@@ -69,7 +69,9 @@ def experts(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
         recipes = {"plain": RECIPE, "flat": replace(RECIPE, flat=FlatConfig(rho=0.05, alpha=0.3))}
-        return {name: run_experts(recipe, 2, root, store, Runtime(threads=1), quality) for name, recipe in recipes.items()}
+        return {name: run_experts(recipe, 2, root, store, Runtime(threads=1), quality) for name, recipe in recipes.items()} | {
+            "store": store
+        }
 
 
 class Drawn:
@@ -229,6 +231,8 @@ def test_interrupted_and_run_again(root: Path, experts: dict[str, Path], finishe
         ("plain", ["--method", "mtt", "--held-out", "0.2"], "have held_out = 0.1, the run has 0.2"),
         ("plain", ["--method", "mtt", "--trajectory.recipe", "abc"], "the run asks for abc"),
         ("plain", ["--method", "mtt", "--inner", "adam"], "inner=adam, use --inner sgd"),
+        ("store", ["--method", "tesla"], "has 2 recipes that tesla can take here (mnist-flat-"),
+        ("store", ["--method", "mtt", "--network.depth", "1"], "has 0 recipes that mtt can take here (none)"),
         ("plain", ["--method", "datm"], "datm learns the labels"),
         ("plain", ["--method", "mtt", "--trajectory.batch", "11"], "batch=11"),
         ("plain", ["--method", "mtt", "--trajectory.image-lr", "-1"], "image_lr=-1"),
@@ -261,6 +265,12 @@ def test_an_exploding_step_size_is_named_and_the_set_is_kept(
     assert state is not None
     assert state.outer.step == 1
     assert torch.isfinite(state.outer.s[0]).all()
+
+
+def test_a_store_gives_the_one_recipe_that_fits(root: Path, experts: dict[str, Path], tmp_path: Path):
+    for method, kind in (("mtt", "plain"), ("ftd", "flat")):
+        main(words(root, tmp_path / method, experts["store"], "--method", method, "--outer-steps", "1"))
+        assert read_set(tmp_path / method).config.trajectory.recipe == experts[kind].name.split("-")[-1]
 
 
 def test_datm_learns_labels_and_leaves_out_what_is_above_the_threshold(root: Path, experts: dict[str, Path], tmp_path: Path):
