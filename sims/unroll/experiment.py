@@ -18,7 +18,8 @@ from tyro.conf import arg
 
 from sims.lab.sweep import Sweep
 from sims.pipeline import Task
-from sims.unroll.methods import METHODS, Recipe
+from sims.unroll.methods import METHODS, Loop
+from sims.unroll.recipe import Recipe
 from sims.unroll.trial import unroll_trial
 
 
@@ -60,6 +61,8 @@ class Unroll:
         unknown = [name for name in self.method if name not in METHODS]
         if unknown:
             raise ValueError(f"unknown method {unknown[0]!r}; known: {', '.join(METHODS)}")
+        if any(isinstance(method, Loop) and method.staged for method in (METHODS[name] for name in self.method)):
+            self.recipe.clock()
         for name, least in (("seeds", 1), ("seed", 0), ("networks", 1), ("checkpoints", 1), ("probes", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}: {name}={getattr(self, name)}")

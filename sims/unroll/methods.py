@@ -2,78 +2,46 @@
 
     performance matching (DD)   the real loss of a network trained on S: dd after one inner step, bptt after T
     windows                     bptt all T steps, t-bptt the last W, rat-bptt W from a random start,
-                                at-bptt about W where gradients are large
+                                at-bptt about W where gradients are large, then anywhere, then small, as a stage clock on held-out data says
     phases                      progressive: P subsets in turn, each through all T/P steps of its phase of training
     gradient matching (DC)      dc at the start of training, dc-path at states on a training run on S
+    trajectory matching         mtt along experts on the real sample, ftd along flat ones of the same training loss (sims.unroll.experts)
     given sets                  one-step (the idealised step of sims.pipeline), subset (real samples), full-data (all of them)
 
 Sources: DD Wang et al., arXiv:1811.10959; DC Zhao et al., ICLR 2021; rat-bptt Feng, Vedantam, Kempe, arXiv:2311.07025; at-bptt Li et
-al., arXiv:2510.04838; progressive Chen et al., arXiv:2310.06982. To add an algorithm, add an entry to METHODS: an objective of the scene
-and a window policy of the recipe.
+al., arXiv:2510.04838; progressive Chen et al., arXiv:2310.06982; mtt Cazenavette et al., arXiv:2203.11932; ftd Du et al., arXiv:2211.11004.
+Trajectory matching keeps the recipe's inner step size here, since learned labels scale the inner gradient as well, and takes no running
+average of the set, so that mtt and ftd differ in their experts alone. Its loss need not fall: a unit's gate that flips makes theta_T jump
+as a function of the set, and the gradient of a run leaves jumps out. At d = 16, r = 2, L = 64, M1 = 8, T = 20 it fell from 1.0 to 0.2 in
+80 outer steps and rose to 0.5 in the next 60 (one task); on the way up, at step 105, its slope along the gradient was -0.15 for a move of
+1e-6 and between -0.01 and 0.08 for moves of 1e-4 to 0.1 (mean of 16 segments). To add an algorithm, add an entry to METHODS: an objective
+of the scene and a window policy of the recipe.
 """
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
 
 from sims.arrays import child
-from sims.pipeline import Encoded, distil_points
+from sims.pipeline import Encoded, distil_points, draw_samples
 from sims.student import RealSample, Student
+from sims.unroll.experts import ExpertStore, ExpertTraining
+from sims.unroll.recipe import OPTIMISERS, Recipe
+from theory import two_layer
 from theory.distill.adaptive import AdaptiveWindow
-from theory.distill.distiller import Distiller
-from theory.distill.inner_optim import SGD, Adam, InnerOptimiser, Momentum
+from theory.distill.distiller import Distiller, observed, start
+from theory.distill.flatness import Flat
+from theory.distill.inner_optim import InnerOptimiser
 from theory.distill.leaves import Array, Leaves
 from theory.distill.matching import DISTANCES, GradientMatching, PathObjective, PerformanceMatching
 from theory.distill.outer import NormClip
 from theory.distill.problem import Objective
-from theory.distill.progressive import Phase, distil_in_phases, train
+from theory.distill.progressive import Phase, PhasedState, distil_in_phases, train
+from theory.distill.trajectory import StartRange, TrajectoryMatching
 from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow, Window, WindowPolicy
-
-OPTIMISERS: dict[str, Callable[[float], InnerOptimiser]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Both levels of distillation. The start of the network is symmetric: a_i = +-init_scale, rows of norm init_scale, f = 0."""
-
-    T: int = 20  # inner steps of a training run on the distilled set
-    W: int = 7  # steps in the window of t-bptt and rat-bptt, on average in that of at-bptt
-    spread: int = 2  # at-bptt: how far its window's length moves from W
-    states: int = 3  # states of a run at which dc-path matches gradients
-    phases: int = 2  # phases of progressive distillation
-    inner: str = "sgd"  # inner optimiser: sgd, momentum or adam
-    inner_lr: float = 0.15  # inner step size
-    init_scale: float = 0.2  # scale of the network's start
-    outer: str = "adam"  # outer optimiser: sgd, momentum or adam
-    outer_lr: float = 0.05  # outer step size
-    K: int = 150  # outer steps
-    J: int = 1  # starts averaged in an outer step
-    fixed_starts: bool = False  # keep the same J starts in all outer steps
-    learn_labels: bool = True  # learn the labels of the points; else they are all one
-    distance: str = "squared"  # gradient matching: squared, inner_product or cosine
-    start_norm: float = 0.1  # norm of the points before the first outer step, in units of sqrt(d); small: the start is forgotten
-    batch: float = 2.0  # real samples an outer step, in units of d^2
-
-    def __post_init__(self) -> None:
-        for name in ("T", "W", "states", "phases", "K", "J"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1: {name}={getattr(self, name)}")
-        for name in ("W", "states", "phases"):
-            if getattr(self, name) > self.T:
-                raise ValueError(f"{name} cannot exceed the T={self.T} inner steps: {name}={getattr(self, name)}")
-        if not 0 <= self.spread < self.W or self.W + self.spread > self.T:
-            raise ValueError(f"windows of at-bptt need 1 <= W - spread and W + spread <= T: W={self.W}, spread={self.spread}, T={self.T}")
-        if self.phases > self.K:
-            raise ValueError(f"every phase needs an outer step: phases={self.phases}, K={self.K}")
-        for name in ("inner_lr", "init_scale", "outer_lr", "start_norm", "batch"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite: {name}={getattr(self, name)}")
-        for name, known in (("inner", OPTIMISERS), ("outer", OPTIMISERS), ("distance", DISTANCES)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(sorted(known))}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +68,31 @@ class Scene:
         return Student(base.d, base.width, init_scale=self.recipe.init_scale, labels=labels, xp=base.xp, dtype=base.dtype)
 
     def rng(self, *key: int) -> np.random.Generator:
-        """A generator for a purpose: 0 starting points, 1 real subset, 2 outer loop, 3 probes, 4 fresh networks."""
+        """A generator for a purpose: 0 starting points, 1 real subset, 2 outer loop, 3 probes, 4 fresh networks, 5 experts, 6 the clock."""
         return np.random.default_rng(child(self.seed, *key))
+
+    @property
+    def training_of_experts(self) -> ExpertTraining:
+        """Experts start as the students do and take the recipe's inner steps, on real batches."""
+        recipe = self.recipe
+        seeds = tuple(child(self.seed, 5, k) for k in range(recipe.experts))
+        return ExpertTraining(self.student(), self.real, recipe.inner_lr, recipe.epochs, seeds)
+
+    @cached_property
+    def plain_experts(self) -> ExpertStore:
+        """Experts of mtt, trained once a scene."""
+        return self.training_of_experts.plain()
+
+    @cached_property
+    def flat_experts(self) -> ExpertStore:
+        """Experts of ftd, matched to the plain ones."""
+        return self.training_of_experts.flat(Flat(self.recipe.rho, self.recipe.alpha), self.plain_experts)
+
+    @cached_property
+    def held_out(self) -> Leaves:
+        """Held-out inputs and labels, of neither the training nor the test sample."""
+        samples = draw_samples(self.encoded, "validation")
+        return samples.x, samples.label
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,23 +115,28 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A distilled set on the way: outer steps done, the subsets, and of the last step its window and objective."""
+    """A distilled set on the way: outer steps done, the subsets, and of the last step its window, objective and stage."""
 
     step: int
     subsets: tuple[Leaves, ...]
     window: Window | None = None
     value: float | None = None
+    stage: str | None = None
 
 
 @dataclass(frozen=True)
 class Loop:
-    """An algorithm with an outer loop. `many` trains for T inner steps, else for one; `phased` in the recipe's phases."""
+    """An algorithm with an outer loop. `many` trains for T inner steps, else for one; `phased` in the recipe's phases; `staged` measures
+    the set on held-out data on its way, for the stage clock. `experts` of the scene, where it follows any.
+    """
 
     about: str
     objective: Callable[[Scene], Objective | PathObjective]
     windows: Callable[[Recipe, int], WindowPolicy | AdaptiveWindow]
     many: bool = True
     phased: bool = False
+    staged: bool = False
+    experts: Callable[[Scene], ExpertStore] | None = None
 
     def phases(self, scene: Scene) -> int:
         """Number of phases; never more than points."""
@@ -151,8 +147,9 @@ class Loop:
         recipe = scene.recipe
         horizon = recipe.T // self.phases(scene) if self.many else 1
         inner, outer = OPTIMISERS[recipe.inner](recipe.inner_lr), OPTIMISERS[recipe.outer](recipe.outer_lr)
-        policy = self.windows(recipe, horizon)
-        return Distiller(policy, inner, outer, NormClip(), starts=recipe.J, fixed_starts=recipe.fixed_starts)
+        clock = recipe.clock() if self.staged else None
+        windows = self.windows(recipe, horizon)
+        return Distiller(windows, inner, outer, NormClip(), starts=recipe.J, fixed_starts=recipe.fixed_starts, clock=clock)
 
     def start(self, scene: Scene) -> tuple[Leaves, ...]:
         """Gaussian points of the recipe's norm, split over the phases; learned labels start at +1 and -1 in turn."""
@@ -172,13 +169,18 @@ class Loop:
 
     def run(self, scene: Scene) -> Iterator[Snapshot]:
         """One snapshot an outer step, K in all, shared evenly by the phases; the first is the start."""
-        initial, problems = self.start(scene), self.training(scene).problems
+        initial, training, distiller, objective = self.start(scene), self.training(scene), self.distiller(scene), self.objective(scene)
         yield Snapshot(0, initial)
         seed, steps = int(scene.rng(2).integers(2**63)), scene.recipe.K // len(initial)
-        for record in distil_in_phases(problems, self.objective(scene), self.distiller(scene), initial, seed, steps):
-            done = record.phase * steps + record.record.step + 1
-            subsets = (*record.state.subsets, *initial[record.phase + 1 :])
-            yield Snapshot(done, subsets, record.record.window, record.record.value)
+        state = PhasedState((), start(distiller, initial[0]))
+        measured = 1 if distiller.clock is None else distiller.clock.total
+        for pause in np.linspace(0, steps, measured + 1).round().astype(int)[1:]:
+            if distiller.clock is not None:
+                state = replace(state, outer=observed(distiller, state.outer, fitted(scene, training, state.subsets)))
+            for record in distil_in_phases(training.problems, objective, distiller, initial, seed, int(pause), state):
+                state, done = record.state, record.phase * steps + record.record.step + 1
+                subsets = (*state.subsets, *initial[record.phase + 1 :])
+                yield Snapshot(done, subsets, record.record.window, record.record.value, state.outer.stage.stage.value)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,13 @@ def performance(scene: Scene) -> PerformanceMatching:
     return PerformanceMatching(scene.real)
 
 
+def fitted(scene: Scene, training: Training, subsets: tuple[Leaves, ...]) -> float:
+    """100 (1 - error / variance) on held-out labels, in per cent, of the network trained on a set from one start, always the same."""
+    x, y = scene.held_out
+    error = two_layer.value(training(subsets, scene.rng(6))[1], x) - y
+    return 100.0 * (1.0 - float(scene.encoded.xp.mean(error * error)) / float(scene.encoded.xp.mean(y * y)))
+
+
 def gradients(scene: Scene) -> GradientMatching:
     """The distance between gradients on S and on a real batch."""
     return GradientMatching(scene.real, DISTANCES[scene.recipe.distance])
@@ -221,6 +230,15 @@ def real_subset(scene: Scene) -> Leaves:
     return xp.take(scene.real.x, xp.asarray(rows), axis=0), xp.take(scene.real.y, xp.asarray(rows), axis=0)
 
 
+def _matching(about: str, experts: Callable[[Scene], ExpertStore]) -> Loop:
+    """Trajectory matching along the experts of a scene."""
+
+    def objective(scene: Scene) -> TrajectoryMatching:
+        return TrajectoryMatching(experts(scene), StartRange(scene.recipe.starts), scene.recipe.span)
+
+    return Loop(about, objective, lambda recipe, T: FullWindow(T), experts=experts)
+
+
 Method: TypeAlias = Loop | Given
 
 METHODS: dict[str, Method] = {
@@ -230,14 +248,17 @@ METHODS: dict[str, Method] = {
         "performance matching through W inner steps from a random start", performance, lambda recipe, T: RandomWindow(T, recipe.W)
     ),
     "at-bptt": Loop(
-        "performance matching through about W inner steps where gradients are large (the law of AT-BPTT's early stage, throughout)",
+        "performance matching through about W inner steps: where gradients are large, then anywhere, then where they are small",
         performance,
         lambda recipe, T: AdaptiveWindow(T, recipe.W, recipe.spread),
+        staged=True,
     ),
     "progressive": Loop("performance matching in phases, a subset a phase", performance, lambda recipe, T: FullWindow(T), phased=True),
     "dd": Loop("performance matching through one inner step", performance, lambda recipe, T: FullWindow(T), many=False),
     "dc": Loop("gradient matching at the start of training", gradients, lambda recipe, T: FullWindow(T), many=False),
     "dc-path": Loop("gradient matching along training runs on the set", gradients, lambda recipe, T: RandomWindow(T, recipe.states)),
+    "mtt": _matching("trajectory matching along plain experts", lambda scene: scene.plain_experts),
+    "ftd": _matching("trajectory matching along flat experts, matched to mtt's in training loss", lambda scene: scene.flat_experts),
     "one-step": Given("one idealised, erased matching step", idealised, many=False),
     "subset": Given("random real samples, as many as points", real_subset, many=True),
     "full-data": Given("the whole real sample", lambda scene: (scene.real.x, scene.real.y), many=True),

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from sims import figures
 from sims.lab.store import Row
 from sims.unroll.experiment import Unroll
+from sims.unroll.experts import QUALITIES
+from sims.unroll.flatness import MEASURES, Ratio
 from sims.unroll.laws import CRITERIA, Law, curves, level, point_floats
 
 MARKS = "os^vD*PhX<"
@@ -156,6 +158,32 @@ def _floats_figure(config: Unroll, medians: Mapping[tuple[str, str], np.ndarray]
         axis.set_xlabel("stored floats of the set")
         axis.set_ylabel(labels[name])
     _legend(figure, axes[0])
+    return figure
+
+
+def flatness_files(ratios: Sequence[Ratio]) -> Files:
+    """flatness.png: ftd / mtt with intervals, experts beside the sets they make."""
+    lines = [(x.name, x.m1, x.ratio, *x.interval, x.n) for x in ratios]
+    out: Files = dict(figures.files(_flatness_figure(ratios), "flatness"))
+    return out | {"flatness.csv": _csv(("number", "M1", "ratio", "low", "high", "tasks"), lines)}
+
+
+@figures.styled
+def _flatness_figure(ratios: Sequence[Ratio]) -> Figure:
+    figure, axes = figures.new_figure(2, width=4.6)
+    for axis, names, title in zip(axes, (QUALITIES, MEASURES), ("experts", "sets"), strict=True):
+        sizes = list(dict.fromkeys(x.m1 for x in ratios))
+        for k, m1 in enumerate(sizes):
+            here = {x.name: x for x in ratios if x.m1 == m1}
+            shown = [name for name in names if name in here]
+            place = np.array([names.index(name) for name in shown]) + 0.7 * ((k + 0.5) / len(sizes) - 0.5)
+            label = "all M1" if m1 is None else f"M1 = {m1}"
+            figures.points(axis, place.tolist(), [here[n].ratio for n in shown], [here[n].interval for n in shown], label, k)
+        axis.axhline(1.0, color="black", lw=0.8)
+        axis.set_xticks(range(len(names)), [name.removeprefix("expert_").replace("_", " ") for name in names], rotation=30, ha="right")
+        axis.set_title(title, fontsize=9)
+    axes[0].set_ylabel("ftd / mtt")
+    _legend(figure, axes[1])
     return figure
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from sims.command import Facts
 from sims.lab.laws import crossing
-from sims.lab.report import LAW_HEADERS, Cell, law_row, markdown_table, number
+from sims.lab.report import LAW_HEADERS, Cell, law_row, markdown_table, number, with_interval
 from sims.lab.run import RunError
 from sims.lab.store import Row
 from sims.lab.sweep import failures
-from sims.unroll import plots
+from sims.unroll import flatness, plots
 from sims.unroll.experiment import Unroll
 from sims.unroll.laws import CRITERIA, EXPECTED, Law, curves, level, point_floats, reaches, rows_at
 from sims.unroll.methods import METHODS
@@ -43,6 +43,20 @@ UNROLLED = {
 }
 ENCODED_HEADERS = ("method", "floats", *ENCODED.values())
 LEAST_HEADERS = ("method", "d", "r", *(f"{name}, M1*: floats*" for name in CRITERIA))
+EXPERTS = {
+    "expert_loss": "training loss at the last epoch",
+    "expert_steps": "steps to it",
+    "expert_distance": "distance from the start",
+    "expert_sharpness": "sharpness S_rho",
+    "expert_lambda": "lambda_max",
+}
+FLAT = EXPERTS | {
+    "off_row_increments": "off-S* energy, increments of rows",
+    "angle_row_increments": "largest angle, increments of rows",
+    "risk_erased": ENCODED["risk_erased"],
+    "risk_trained": ENCODED["risk_trained"],
+}
+FLAT_HEADERS = ("ftd / mtt", "M1", "ratio", "tasks", "verdict")
 UNROLLED_HEADERS = ("method", "windows drawn: starts", "lengths", *UNROLLED.values(), "last / first gradient norm")
 
 
@@ -91,6 +105,17 @@ def unrolled_rows(detail: Detail) -> list[list[Cell]]:
     return out
 
 
+def expert_rows(detail: Detail) -> list[list[Cell]]:
+    """How good and how flat the experts of each method that has any are."""
+    return [[m, *(_band(rows, name) for name in EXPERTS)] for m, rows in detail.items() if rows[0]["expert_loss"] is not None]
+
+
+def flat_rows(ratios: Sequence[flatness.Ratio]) -> list[list[Cell]]:
+    """The ratios under FLAT_HEADERS, all M1 together first."""
+    ordered = sorted(ratios, key=lambda ratio: ratio.m1 is not None)
+    return [[FLAT[x.name], "all" if x.m1 is None else x.m1, with_interval(x.ratio, x.interval, 3), x.n, x.verdict] for x in ordered]
+
+
 def law_rows(laws: Sequence[Law]) -> list[list[Cell]]:
     """The exponents under LAW_HEADERS."""
     return [law_row(f"{law.axis}: {law.method}, {law.criterion}", law.fit) for law in laws]
@@ -119,13 +144,14 @@ def verdict_rows(config: Unroll, laws: Sequence[Law]) -> list[list[Cell]]:
 
 def summary(config: Unroll, rows: Sequence[Row], detail: Detail, laws: Sequence[Law], facts: Facts) -> str:
     """summary.json."""
-    more = ("risk_kept", "angle_rows", "angle_point_increments", "floats_set", "floats_head")
-    numbers = (*ENCODED, *UNROLLED, *more)
+    more = ("risk_kept", "angle_rows", "angle_point_increments", "floats_set", "floats_head", "middle_from", "late_from")
+    numbers = (*ENCODED, *UNROLLED, *EXPERTS, *more)
     content: dict[str, Any] = {
         "detail": {method: {name: [row.get(name) for row in group] for name in numbers} for method, group in detail.items()},
         "fit": {f"{law.method}.{law.criterion}.{law.axis}": law.fit.as_json() for law in laws},
         "reaches": {method: dict(zip(CRITERIA, words, strict=True)) for method, *words in verdict_rows(config, laws)} if laws else {},
         "expected": list(EXPECTED),
+        "flatness": flatness.as_json(config, rows, flatness.compare(config, rows)) if flatness.asked(config) else None,
         "failures": sorted({f"{row['method']}: {row['failed']}" for row in failures(list(rows))}),
         **vars(facts),
     }
@@ -151,6 +177,8 @@ def report(config: Unroll, rows: Sequence[Row], detail: Detail, laws: Sequence[L
         "for T steps.\n",
         markdown_table(UNROLLED_HEADERS, unrolled_rows(detail)),
         "\n![profile, windows, meta-gradients](figures/unroll.png)\n",
+        _stage_text(detail),
+        _expert_text(config, rows, detail),
         _law_text(config, rows, laws) if laws else "",
         "## Methods\n",
         "".join(f"- **{method}**: {METHODS[method].about}\n" for method in config.method),
@@ -184,6 +212,49 @@ def _idealised(config: Unroll) -> str:
     return f"Off-S* energy of the idealised points: predicted {number(predicted.fraction)} (derived here).\n"
 
 
+def _stage_text(detail: Detail) -> str:
+    rows = detail.get("at-bptt", [])
+    middle, late = (sorted(row[name] for row in rows if row[name] is not None) for name in ("middle_from", "late_from"))
+    if not rows:
+        return ""
+    return (
+        f"Stages of at-bptt, by the clock on held-out labels (theory.distill.stages): the middle one began in {len(middle)} of {len(rows)} "
+        f"runs, after {_range(middle)} outer steps, the late one in {len(late)}, after {_range(late)}.\n"
+    )
+
+
+def _range(steps: Sequence[int]) -> str:
+    return f"{steps[0]} to {steps[-1]}" if steps else "-"
+
+
+def _expert_text(config: Unroll, rows: Sequence[Row], detail: Detail) -> str:
+    experts, recipe = expert_rows(detail), config.recipe
+    if not experts:
+        return ""
+    parts = [
+        "## Experts\n",
+        f"{recipe.experts} experts a task, {recipe.epochs} epochs of steps of {recipe.inner_lr:g} on batches of {recipe.batch:g} d^2; "
+        f"{recipe.T} steps on the set follow {recipe.span} epochs from epoch 0 to {recipe.starts - 1}. Flat ones: rho = {recipe.rho:g}, "
+        f"alpha = {recipe.alpha:g}, snapshots at the training losses of the plain ones. Sharpness and lambda_max on one real batch.\n",
+        markdown_table(("method", *EXPERTS.values()), experts),
+    ]
+    if flatness.asked(config):
+        ratios = flatness.compare(config, rows)
+        parts += [
+            "## Does flatness change how much of S* is encoded?\n",
+            "Sets of equal floats on the same tasks, experts of equal training loss; the ratio's mean over tasks (of its logarithm) with a "
+            "95 % interval. Expected before the run:\n",
+            "".join(f"- {line}\n" for line in flatness.EXPECTED),
+            markdown_table(FLAT_HEADERS, flat_rows(ratios)),
+            "".join(
+                f"floats* of ftd / mtt, {name}: {with_interval(*flatness.floats_ratio(config, rows, name))}\n\n"
+                for name in (CRITERIA if len(config.M1) > 1 else ())
+            ),
+            "![ratios](figures/flatness.png)\n",
+        ]
+    return "\n".join(parts)
+
+
 def _law_text(config: Unroll, rows: Sequence[Row], laws: Sequence[Law]) -> str:
     grid = ", ".join(map(str, config.M1))
     return "\n".join(
@@ -207,4 +278,5 @@ def _law_text(config: Unroll, rows: Sequence[Row], laws: Sequence[Law]) -> str:
 def figure_files(config: Unroll, rows: Sequence[Row], detail: Detail, laws: Sequence[Law]) -> dict[str, bytes | str]:
     """Every figure by file name, with the CSV behind it."""
     out = plots.encode_files(detail) | plots.unroll_files(detail)
+    out |= plots.flatness_files(flatness.compare(config, rows)) if flatness.asked(config) else {}
     return out | plots.floats_files(config, rows) | plots.law_files(laws) if laws else out

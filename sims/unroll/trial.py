@@ -24,7 +24,9 @@ from sims import two_phase
 from sims.arrays import child, to_numpy
 from sims.lab.subspace import leading_subspace, principal_angles
 from sims.pipeline import Bench, Task, encode, trial_seed
-from sims.unroll.methods import METHODS, Loop, Recipe, Scene, Snapshot, Training, performance
+from sims.unroll.experts import QUALITIES, quality
+from sims.unroll.methods import METHODS, Loop, Method, Scene, Snapshot, Training, performance
+from sims.unroll.recipe import Recipe
 from theory import memory, two_layer
 from theory.distill.adjoint import unroll
 from theory.distill.distiller import MetaGradient, meta_gradient
@@ -32,6 +34,7 @@ from theory.distill.leaves import Leaves, axpy, dot, norm
 from theory.distill.matching import PerformanceMatching
 from theory.distill.problem import Diverged
 from theory.distill.progressive import union
+from theory.distill.stages import Stage
 from theory.distill.truncation import Window
 
 
@@ -54,6 +57,8 @@ def unroll_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     out |= {name: value for name, value in curve[-1].items() if name != "step"}
     out |= {"window_starts": [w.start for w in history.windows], "window_stops": [w.stop for w in history.windows]}
     shots = history.shots
+    out |= {f"{stage}_from": history.first_of(stage) for stage in (Stage.MIDDLE, Stage.LATE)}
+    out |= _experts(method, scene)
     out |= {"values": history.values, "profile_start": ruler.profile(shots[0]), "profile_end": ruler.profile(shots[-1])}
     out |= _floats(task, shots[-1])
     if isinstance(method, Loop):
@@ -72,20 +77,33 @@ class _History:
     shots: list[Snapshot]
     windows: list[Window]
     values: list[float]
+    stages: list[str | None]
+
+    def first_of(self, stage: str) -> int | None:
+        """The outer steps done before a stage of the window began, None where it never did."""
+        return self.stages.index(stage) if stage in self.stages else None
 
 
 def _history(run: Iterator[Snapshot], steps: int, count: int) -> _History:
     """The first and the last set and `count` - 1 between them, evenly spread in the logarithm of the outer step; all windows and values."""
     wanted = {round(k) for k in np.geomspace(1, steps, count)} if count > 1 else set()
     shots = [next(run)]
-    last, windows, values = shots[0], [], []
+    last, windows, values, stages = shots[0], [], [], []
     for last in run:
         if last.window is not None and last.value is not None:
             windows.append(last.window)
             values.append(last.value)
+            stages.append(last.stage)
         if last.step in wanted:
             shots.append(last)
-    return _History(shots if last is shots[-1] else [*shots, last], windows, values)
+    return _History(shots if last is shots[-1] else [*shots, last], windows, values, stages)
+
+
+def _experts(method: Method, scene: Scene) -> Mapping[str, float | None]:
+    """How good and how flat the experts are at their last epoch; None for methods without."""
+    if not isinstance(method, Loop) or method.experts is None:
+        return dict.fromkeys(QUALITIES)
+    return quality(method.experts(scene), scene.real, scene.recipe.rho, scene.recipe.epochs, scene.rng(5, scene.recipe.experts))
 
 
 def _floats(task: Task, shot: Snapshot) -> dict[str, int]:

@@ -16,10 +16,12 @@ from sims.command import PRESETS
 from sims.lab import sweep as lab_sweep
 from sims.lab.files import toml_text
 from sims.lab.options import options, preset_options
-from sims.unroll import laws, report
+from sims.unroll import flatness, laws, report
 from sims.unroll.experiment import Unroll
+from sims.unroll.experts import QUALITIES
 from sims.unroll.laws import CRITERIA, reaches
 from sims.unroll.methods import METHODS
+from sims.unroll.recipe import Recipe
 
 LAW = Unroll(method=("bptt", "one-step", "subset"), d=(8, 16, 32), r=(2, 3, 4), M1=(1, 2, 3, 4, 6, 9, 14, 24, 40), seeds=4)
 
@@ -107,7 +109,7 @@ def test_one_task_has_no_exponents():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"method": ("bptt", "mtt")}, "unknown method 'mtt'"),
+        ({"method": ("bptt", "frepo")}, "unknown method 'frepo'"),
         ({"method": ()}, "at least one value"),
         ({"d": (16, 8)}, r"increasing and >= 1: d=\[16, 8\]"),
         ({"r": (2, 2)}, "none twice"),
@@ -117,6 +119,7 @@ def test_one_task_has_no_exponents():
         ({"seeds": 0}, "seeds=0"),
         ({"level_head": 0.0}, "level_head=0.0"),
         ({"L": 7}, "even width: L=7"),
+        ({"method": ("at-bptt",), "recipe": Recipe(measurements=2)}, "late stage would not begin before the last measurement: total=2"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line_that_names_the_value(wrong, words):
@@ -135,28 +138,10 @@ def test_every_preset_is_a_valid_experiment_that_stores_and_returns(preset: str)
 
 # The program.
 
-WORDS = ["--preset", "quick", "--method", "t-bptt", "subset", "--d", "6", "--r", "1", "2", "3", "--M1", "2", "5", "--L", "8"]
-WORDS += [
-    "--T",
-    "4",
-    "--W",
-    "2",
-    "--spread",
-    "1",
-    "--states",
-    "2",
-    "--K",
-    "3",
-    "--seeds",
-    "2",
-    "--networks",
-    "1",
-    "--probes",
-    "1",
-    "--checkpoints",
-    "2",
-]
-WORDS += ["--head-samples", "200", "--validation", "100", "--test", "100"]
+WORDS = ["--preset", "quick", "--method", "at-bptt", "mtt", "ftd", "subset", "--d", "6", "--r", "1", "2", "3", "--M1", "2", "5"]
+WORDS += [f"--{name}={value}" for name, value in {"L": 8, "T": 4, "W": 2, "spread": 1, "states": 2, "K": 3, "seeds": 2}.items()]
+WORDS += [f"--{name}={value}" for name, value in {"experts": 1, "epochs": 3, "starts": 2, "span": 2, "rho": 0.02, "batch": 8}.items()]
+WORDS += ["--networks=1", "--probes=1", "--checkpoints=2", "--head-samples=200", "--validation=100", "--test=100"]
 
 
 def command(out: Path, *more: str) -> list[str]:
@@ -180,16 +165,17 @@ def contents(out: Path) -> dict[Path, bytes]:
 
 def test_a_run_leaves_what_it_promises(finished: Path):
     content = json.loads((finished / "summary.json").read_text())
-    assert set(content["detail"]) == {"t-bptt", "subset"}
+    assert set(content["detail"]) == {"at-bptt", "mtt", "ftd", "subset"}
     assert set(content["fit"]) == {f"{m}.{c}.r" for m in content["detail"] for c in CRITERIA}
     assert all(fit["verdict"] in ("PASS", "FAIL", "REPORTED", "NO FIT") for fit in content["fit"].values())
-    assert content["trials"] == 3 * 2 * 2 * 2
+    assert content["trials"] == 3 * 2 * 4 * 2
     assert len(content["detail"]["subset"]["risk_erased"]) == 2
     text = (finished / "report.md").read_text()
-    for line in (*laws.EXPECTED, *(f"| {method} | " for method in content["detail"])):
+    assert {x["name"] for x in content["flatness"]["ratios"]} == {*QUALITIES, *flatness.MEASURES}
+    for line in (*laws.EXPECTED, *flatness.EXPECTED, "Stages of at-bptt", *(f"| {method} | " for method in content["detail"])):
         assert line in text
     assert {path.name for path in (finished / "figures").iterdir()} == {
-        f"{name}.{kind}" for name in ("encode", "unroll", "floats", "law-r") for kind in ("png", "pdf", "csv")
+        f"{name}.{kind}" for name in ("encode", "unroll", "flatness", "floats", "law-r") for kind in ("png", "pdf", "csv")
     }
 
 
@@ -207,7 +193,7 @@ def test_the_same_command_again_runs_no_trial(finished: Path, monkeypatch: pytes
 
 def test_bad_words_end_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     for more, words in (
-        (("--method", "mtt"), "unknown method 'mtt'"),
+        (("--method", "frepo"), "unknown method 'frepo'"),
         (("--outer", "lion"), "unknown outer 'lion'"),
         (("--W", "9"), "W=9"),
     ):

@@ -10,9 +10,11 @@ import pytest
 from sims import two_phase
 from sims.lab.store import TrialStore
 from sims.lab.sweep import attempt
-from sims.pipeline import Bench, Task, distil_points, encode, trial_seed
+from sims.pipeline import Bench, Task, distil_points, draw_samples, encode, trial_seed
+from sims.unroll import methods
 from sims.unroll.experiment import Unroll
-from sims.unroll.methods import METHODS, Loop, Recipe, Scene
+from sims.unroll.methods import METHODS, Loop, Scene
+from sims.unroll.recipe import Recipe
 from sims.unroll.trial import Ruler, unroll_trial
 from theory import two_layer
 from theory.distill.adjoint import unroll
@@ -22,7 +24,7 @@ from theory.distill.problem import Diverged
 from theory.distill.progressive import union
 from theory.distill.truncation import Window
 
-RECIPE = Recipe(T=6, W=2, spread=1, states=2, K=4, batch=1.0)
+RECIPE = Recipe(T=6, W=2, spread=1, states=2, K=4, batch=4.0, experts=2, epochs=3, starts=2, span=2)
 CONFIG = Unroll(RECIPE, d=(6,), M1=(4,), L=16, seeds=2, networks=1, checkpoints=3, probes=2, head_samples=400, validation=200, test=300)
 LOOPS = [name for name, method in METHODS.items() if isinstance(method, Loop)]
 
@@ -234,6 +236,55 @@ def test_what_diverges_stops_with_its_name(method, changes, words):
     assert words in outcome.failed
 
 
+def test_the_stage_clock_reads_held_out_data_and_leaves_the_run_before_it_alone(monkeypatch):
+    """Scores planted at the measurements: level ones bring the middle stage, then the late one; up to then the run is the early stage's."""
+    stage = scene(K=8, measurements=4)
+    staged = METHODS["at-bptt"]
+    early = list(dataclasses.replace(staged, staged=False).run(stage))
+    scores, asked = iter([0.0, 50.0, 50.0, 50.0]), []
+
+    def planted(*words):
+        asked.append(words[2])
+        return next(scores)
+
+    monkeypatch.setattr(methods, "fitted", planted)
+    shots = list(staged.run(stage))
+    assert [shot.stage for shot in shots[1:]] == ["early"] * 4 + ["middle"] * 2 + ["late"] * 2
+    assert all(subsets[0] is shots[k].subsets[0] for k, subsets in zip((0, 2, 4, 6), asked, strict=True))
+    for mine, theirs in zip(shots[:5], early[:5], strict=True):
+        assert (mine.window, mine.value) == (theirs.window, theirs.value)
+        assert all(np.array_equal(a, b) for a, b in zip(mine.subsets[0], theirs.subsets[0], strict=True))
+
+
+def test_the_score_of_the_clock_is_the_share_of_held_out_variance_explained():
+    stage = scene()
+    training, subsets = METHODS["at-bptt"].training(stage), METHODS["at-bptt"].start(stage)
+    samples = draw_samples(stage.encoded, "validation")
+    end = training(subsets, stage.rng(6))[1]
+    error = samples.label - two_layer.value(end, samples.x)
+    expected = 100.0 * (1.0 - np.sum(error**2) / np.sum(samples.label**2))
+    assert methods.fitted(stage, training, subsets) == pytest.approx(expected, rel=1e-12)
+    assert expected < 100.0
+
+
+def test_trajectory_matching_follows_the_experts_of_the_real_sample(results):
+    """Segments start at snapshots; experts see the real sample; flat ones are others, and only these two methods have any."""
+    stage = scene()
+    objective, experts = METHODS["mtt"].objective(stage), stage.plain_experts
+    assert METHODS["ftd"].objective(stage).experts is stage.flat_experts
+    assert (experts.count, experts.epochs, objective.length, objective.starts.high) == (2, 3, 2, 2)
+    xi = objective.draw(np.random.default_rng(0))
+    assert objective.start(xi) is experts.snapshot(xi.expert, xi.epoch)
+    start = experts.runs[0][0]
+    assert start.loss == pytest.approx(np.mean(stage.real.y**2) / 2, rel=1e-9), "the start is the function 0, labels are residuals"
+    plain, flat = results["mtt"], results["ftd"]
+    assert flat["expert_loss"] <= plain["expert_loss"]
+    assert flat["expert_distance"] != plain["expert_distance"]
+    assert plain["values"] != flat["values"]
+    for method, result in results.items():
+        assert (result["expert_sharpness"] is None) == (method not in ("mtt", "ftd"))
+
+
 def test_energy_of_nothing_is_refused():
     stage = scene()
     ruler = Ruler(stage, Bench.of(stage.encoded), METHODS["dc"].training(stage), 1)
@@ -262,6 +313,8 @@ def test_a_set_without_a_loop_is_one_snapshot():
         ({"J": 0}, "J=0"),
         ({"inner_lr": 0.0}, "inner_lr=0.0"),
         ({"batch": float("nan")}, "batch=nan"),
+        ({"epochs": 2}, "last segment would end at epoch 3: starts=2, span=2, epochs=2"),
+        ({"rho": -0.1}, "rho=-0.1"),
         ({"inner": "lamb"}, "unknown inner 'lamb'; known: adam, momentum, sgd"),
         ({"distance": "l1"}, "unknown distance 'l1'"),
     ],
