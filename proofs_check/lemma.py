@@ -73,6 +73,7 @@ class Lemma:
     number        its place in the order of the theory; None stands after all others
     waits         a part of the statement that is not checked yet, and what it waits for
     also          tests outside this program that hold the same code to one more oracle, each as file::test
+    every         whether it fails unless every control breaks it; else one that does is enough
     """
 
     name: str
@@ -89,6 +90,7 @@ class Lemma:
     number: int | None = None
     waits: str | None = None
     also: tuple[str, ...] = ()
+    every: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
@@ -180,13 +182,14 @@ class ControlOutcome:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All checks of one lemma. It passes when the identities and the property hold and at least one control breaks it."""
+    """All checks of one lemma. It passes when the identities and the property hold and a control (with `every`, each one) breaks it."""
 
     lemma: str
     symbolic: tuple[Proof, ...]
     search: Search
     controls: tuple[ControlOutcome, ...]
     seconds: float
+    every: bool = False
 
     @property
     def passed(self) -> bool:
@@ -202,6 +205,8 @@ class Outcome:
             found = self.search.counterexample
             reasons.append(f"property: {found.error or f'margin {found.margin:.3g} at {found.instance}'}")
         reasons += [f"control {control.assumption}: {control.error}" for control in self.controls if control.error is not None]
-        if not any(control.verdict == "needed" for control in self.controls):
+        if self.every:
+            reasons += [f"control {c.assumption}: it breaks nothing" for c in self.controls if c.verdict == "not needed"]
+        elif not any(control.verdict == "needed" for control in self.controls):
             reasons.append("negative control: the conclusion holds without any of the assumptions dropped, so its check shows nothing")
         return tuple(reasons)

@@ -57,7 +57,7 @@ def check(lemma: Lemma, profile: Profile, seed: int) -> Outcome:
         )
         for control in lemma.controls
     )
-    return Outcome(lemma.name, symbolic, found, controls, time.perf_counter() - start)
+    return Outcome(lemma.name, symbolic, found, controls, time.perf_counter() - start, lemma.every)
 
 
 def replay(lemma: Lemma, instance: Instance) -> Example:

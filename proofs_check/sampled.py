@@ -90,7 +90,7 @@ def energies_agree(x: np.ndarray, r: int, claim: Energy) -> float:
 
 def in_every_way(agrees: Callable[[float, str], float], noise: float) -> float:
     """The least of agrees(noise, preprocessing) over every preprocessing, at the noise given and at more."""
-    return min(agrees(sigma, how) for sigma in (noise, noise + 0.7) for how in PREPROCESSING)
+    return float(np.min([agrees(sigma, how) for sigma in (noise, noise + 0.7) for how in PREPROCESSING]))  # np.min keeps a NaN
 
 
 def directions(rng: np.random.Generator, *shape: int) -> np.ndarray:

@@ -24,8 +24,9 @@ import sympy as sp
 from hypothesis import strategies as st
 
 from proofs_check.lemma import Control, Identity, Lemma, Source
-from proofs_check.margins import at_most, closeness, frequency
-from theory.distill.adaptive import AdaptiveWindow
+from proofs_check.margins import at_most, closeness, frequency, refuses
+from theory.distill.adaptive import AdaptiveWindow, latest
+from theory.distill.problem import Diverged
 from theory.distill.stages import Stage, StageClock, StageState
 
 TOLERANCE = 1e-9
@@ -96,7 +97,7 @@ def margin(
     drawn = min(draws(rng, policy, g, stage, base, d) for stage in STAGES)
     kept = policy == policy_of(policy.scores) and policy.base == base
     right = kept and clock(rng, total, [Fraction(n, 1000) for n in shares], flat)
-    return min(exact, scaled, equal, rounded, rising, drawn, 1.0 if right else -9.0)
+    return min(exact, scaled, equal, rounded, rising, drawn, 1.0 if right and corners() and refusals() else -9.0)
 
 
 def draws(rng: np.random.Generator, policy: AdaptiveWindow, g: tuple[float, ...], stage: Stage, base: int, d: int) -> float:
@@ -147,6 +148,44 @@ def clock(rng: np.random.Generator, total: int, shares: list[Fraction], flat: bo
         expected = [j for j in (middle, late) if j is not None]
         fine = fine and switches(machine, accuracies) == (expected, list(STAGES[: 1 + len(expected)]))
     return fine
+
+
+def corners() -> bool:
+    """Defaults, constant and huge profiles, a run of one step, and a gain that is just fast enough."""
+    usual = AdaptiveWindow(4, 2) == AdaptiveWindow(4, 2, 0, 1.0, "standardised", "rank", "end", "previous")
+    usual = usual and StageClock(100) == StageClock(100, 1.5, 1.0, 0.05, 1 / 24) and StageState() == StageState(Stage.EARLY, 0, None)
+    flat = [AdaptiveWindow(5, 3, 1, change=how).at(Stage.MIDDLE, (2.0,) * 5).lengths.tolist() for how in ("rank", "range", "sigmoid")]
+    blind = AdaptiveWindow(5, 3, 1).at(Stage.EARLY, None)
+    one = AdaptiveWindow(1, 1).at(Stage.LATE, (7.0,))
+    even = flat == [[3, 3, 3]] * 3 and blind.lengths.tolist() == [3, 3, 3] and np.ptp(blind.probabilities) == 0.0
+    even = even and one.lengths.tolist() == [1] and one.probabilities.tolist() == [1.0]
+    steep = [AdaptiveWindow(4, 2).at(Stage.EARLY, tuple(size * g for g in (4.0, 3.0, 1.0, 2.0))) for size in (1.0, 1e200)]
+    huge = closeness(steep[1].probabilities, steep[0].probabilities, TOLERANCE) > 0
+    seen = latest([(1.0, 2.0), (3.0, 4.0)], None) == (2.0, 3.0) and latest([(1.0, 2.0)], (9.0, 9.0, 7.0)) == (1.0, 2.0, 7.0)
+    machine = StageClock(100, early_share=0.07, middle_share=0.001)
+    patient = (machine.early_patience, machine.middle_patience) == (7, 1)
+    steady = all(
+        machine.advance(StageState(stage, 0, 1.0), 1.0 + gain) == StageState(stage, 0, 1.0 + gain)
+        for stage, gain in ((Stage.EARLY, 1.5), (Stage.MIDDLE, 1.0))
+    )
+    return usual and even and huge and seen and patient and steady
+
+
+def refusals() -> bool:
+    """What no window and no clock may be, and what they just may."""
+    taken = (AdaptiveWindow(4, 2, 1), AdaptiveWindow(3, 2, 1), AdaptiveWindow(1, 1, 0), StageClock(3, early_share=0.3, middle_share=0.3))
+    bad = [{"spread": -1}, {"spread": 2}, {"horizon": 2, "spread": 1}, {"temperature": 0.0}, {"temperature": math.inf}]
+    bad += [{name: "other"} for name in ("scores", "change", "placement", "profile")]
+    refused = all(refuses(AdaptiveWindow, **{"horizon": 9, "base": 2, **one}) for one in bad)
+    clocks: list[dict[str, float]] = [{"early_gain": math.inf}, {"middle_gain": math.nan}]
+    clocks += [{name: share} for name in ("early_share", "middle_share") for share in (0.0, 1.0)]
+    clocks += [{"early_share": 0.5, "middle_share": 0.5}, {"early_share": 0.9, "middle_share": 0.2}]
+    refused = refused and all(refuses(StageClock, 20, **one) for one in clocks)
+    policy, profiles = taken[0], ((1.0,) * 3, (1.0, -1.0, 1.0, 1.0))
+    refused = refused and all(refuses(policy.at, Stage.EARLY, g) for g in profiles)
+    policy.at(Stage.EARLY, (0.0, 1.0, 1.0, 1.0))
+    lost = refuses(policy.at, Stage.EARLY, (1.0, math.inf, 1.0, 1.0), kind=Diverged)
+    return refused and lost and refuses(taken[-1].advance, StageState(), math.nan, kind=Diverged)
 
 
 def symbolic() -> Iterator[Identity]:

@@ -48,6 +48,7 @@ def row(one: Assumption) -> Lemma:
         controls=tuple(Control(way, "an otherwise sound experiment", {"control": st.just(k)}) for k, way in enumerate(ways)),
         examples=20,
         code=(f"theory.assumptions.{one.label}",),
+        every=True,
     )
 
 

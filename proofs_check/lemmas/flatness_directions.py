@@ -58,7 +58,7 @@ def margin(
     if not symmetric:
         h = h + np.triu(rng.standard_normal(h.shape), 1)
     whole = min(step(rng, theta, h, Flat(rho, alpha, ball, how), one_batch) for ball in BALLS for how in COMBINATIONS)
-    return min(radii, best, parts, removed, whole, measures(rng, theta, g, rho, h, linear), 1.0 if refusals() else -9.0)
+    return min(radii, best, parts, removed, whole, measures(rng, theta, g, rho, h, linear), 1.0 if refusals() and corners() else -9.0)
 
 
 def step(rng: np.random.Generator, theta: Leaves, h: np.ndarray, flat: Flat, one_batch: bool) -> float:
@@ -131,6 +131,35 @@ def refusals() -> bool:
     lambda_max(lambda v: v, ones, rng, steps=1)
     still = norm(perturbation(ones, zero, 1.0)) == norm(orthogonal_part(ones, zero)) == 0.0
     return still and Flat(0.0, 0.0).rho == 0.0 and Flat() == Flat(0.01, 0.0) and all(rejected)
+
+
+def corners() -> bool:
+    """Defaults where they matter, points at which nothing climbs, and power iterations product by product."""
+    zero, ones, at = (np.zeros(2),), (np.ones(2),), (np.array([0.6, 0.8]),)
+    h = np.diag([1.5, 0.2])
+    bowl = (lambda x: float(x[0] @ h @ x[0]), lambda x: (2.0 * h @ x[0],))
+    risen = [sharpness(*bowl, at, 0.5, steps=n) for n in (1, 2)]
+    usual = sharpness(*bowl, at, 0.5) == sharpness(*bowl, at, 0.5, "euclidean", 1) == risen[0] < risen[1]
+    held = norm(perturbation(zero, ones, 1.0, "adaptive")) == 0.0
+    nothing = lambda_max(lambda v: scale(0.0, v), ones, np.random.default_rng(0)).products == 1
+    top = closeness(lambda_max(lambda v: (h @ v[0],), ones, np.random.default_rng(0)).value, 1.5, 1e-3) > 0
+    exact = True
+    for second, how in ((1.3, {}), (1.4, {"tolerance": 1e-12}), (1.3, {"tolerance": 1e-9, "steps": 5})):
+        found = lambda_max(lambda v, m=second: (np.array([1.5, m]) * v[0],), ones, np.random.default_rng(2), **how)
+        expected = power(np.diag([1.5, second]), np.random.default_rng(2).standard_normal(2), **{"tolerance": 1e-3, "steps": 200, **how})
+        exact = exact and closeness([found.value, found.residual, found.products], expected, 1e-9) > 0
+    return usual and held and nothing and top and exact
+
+
+def power(h: np.ndarray, v: np.ndarray, tolerance: float, steps: int) -> tuple[float, float, int]:
+    """(value, residual, products) of plain power iterations."""
+    k, v = 1, v / np.linalg.norm(v)
+    while True:
+        value = float(v @ h @ v)
+        residual = float(np.linalg.norm(h @ v - value * v))
+        if residual <= tolerance * abs(value) or k == steps:
+            return value, residual, k
+        k, v = k + 1, h @ v / np.linalg.norm(h @ v)
 
 
 def symbolic() -> Iterator[Identity]:

@@ -10,18 +10,20 @@ whose Hessian has rank 0. At N = 1 there is no other lam. For two steps the diff
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import sympy as sp
 from hypothesis import strategies as st
 
 from proofs_check.lemma import Control, Identity, Lemma, Source
-from proofs_check.margins import closeness
+from proofs_check.margins import closeness, refuses
 from proofs_check.smooth import TINY, Smooth, run, slope_of
 from theory.distill.adjoint import sweep, unroll
 from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import SGD
 from theory.distill.leaves import Leaves, add, axpy, dot, flatten, norm, scale, zeros_like, zip_map
+from theory.distill.problem import Diverged
 from theory.distill.trajectory import Segment, StartRange, TrajectoryMatching
 from theory.distill.truncation import Window
 
@@ -64,7 +66,44 @@ def margin(
     true = _slope(problem, optimiser, s, along, xi, first)
     size = norm(exact) * norm(along)
     true_is_exact = closeness(dot(exact, along), true, TOLERANCE, size)
-    return min(same, true_is_exact, closeness(flatten(formula), flatten(exact), TOLERANCE, norm(exact)))
+    return min(same, true_is_exact, segments(rng, sizes["d"]), closeness(flatten(formula), flatten(exact), TOLERANCE, norm(exact)))
+
+
+class _Numbered:
+    """Experts whose snapshots say which they are."""
+
+    count, epochs = 3, 7
+
+    def snapshot(self, expert: int, epoch: int) -> Leaves:
+        """100 expert + epoch."""
+        return (np.array([100.0 * expert + epoch]),)
+
+
+def segments(rng: np.random.Generator, length: int) -> float:
+    """Segments of `length` epochs from every start of the range and every expert; the value of L; how the range grows; what is refused."""
+    grown = StartRange(5, 1, 2, growth=6)
+    highs = [grown.at(k) for k in (0, 1, 2, 4, 5, 6, 9)] == [2, 2, 3, 4, 4, 5, 5]
+    highs = highs and StartRange(5, growth=6).at(0) == 5 and StartRange(5, 1, 2).at(0) == 5 and StartRange(3) == StartRange(3, 0, None, 0)
+    objective = TrajectoryMatching(_Numbered(), grown, length)
+    highs = highs and objective.step == 0 and objective.at(4).step == 4
+    met = [objective.at(9).draw(rng) for _ in range(200)]
+    right = all(
+        (float(xi.start[0][0]), float(xi.target[0][0])) == (100.0 * xi.expert + xi.epoch, 100.0 * xi.expert + xi.epoch + length)
+        for xi in met
+    )
+    right = right and {xi.expert for xi in met} == {0, 1, 2} and {xi.epoch for xi in met} == {1, 2, 3, 4}
+    right = right and {objective.draw(rng).epoch for _ in range(20)} == {1}
+    value, lam, direct = objective.value_and_grad((np.array([3.0]),), (), Segment((np.array([2.0]),), (np.array([6.0]),), 0, 0))
+    right = right and (value, float(lam[0][0]), direct) == (9.0 / 16.0, -6.0 / 16.0, None)
+    bad: list[tuple[Any, ...]] = [(StartRange, 3, *more) for more in ((-1,), (3,), (0, 4), (1, 1), (0, None, -1))]
+    bad += [(TrajectoryMatching, _Numbered(), StartRange(7), 0), (TrajectoryMatching, _Numbered(), StartRange(7), 2)]
+    nobody = _Numbered()
+    nobody.count = 0
+    bad += [(TrajectoryMatching, nobody, StartRange(1), 1)]
+    taken = StartRange(3, 0, 3), StartRange(3, 2), TrajectoryMatching(_Numbered(), StartRange(7), 1)
+    ends = ((np.ones(1),), (np.ones(1),)), ((np.ones(1),), (np.full(1, np.inf),))
+    stuck = all(refuses(objective.value_and_grad, (np.ones(1),), (), Segment(*pair, 0, 0), kind=Diverged) for pair in ends)
+    return 1.0 if highs and right and taken and stuck and all(refuses(*one) for one in bad) else -9.0
 
 
 def _gradients(

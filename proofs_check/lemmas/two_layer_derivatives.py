@@ -80,9 +80,9 @@ def starts(rng: np.random.Generator) -> float:
         (b, np.zeros(6)),
     )
     symmetric = min(zero, *(closeness(left, right, 1e-12) for left, right in pairs))
-    signs = np.concatenate([two_layer.symmetric_init(1, 2, rng)[0][:1] for _ in range(200)])
-    heads, rows, biases = two_layer.gaussian_init(4, 200, rng)
-    moments = min(sampled_mean(heads**2, 1.0 / 200), sampled_mean(rows**2, 1.0 / 4), sampled_mean(heads, 0.0), sampled_mean(signs, 0.0))
+    signs = two_layer.symmetric_init(1, 4000, rng)[0][:2000]
+    heads, rows, biases = two_layer.gaussian_init(4, 2000, rng)
+    moments = min(sampled_mean(heads**2, 1.0 / 2000), sampled_mean(rows**2, 1.0 / 4), sampled_mean(heads, 0.0), sampled_mean(signs, 0.0))
     two_layer.gaussian_init(1, 1, rng)
     bad = [(two_layer.symmetric_init, *sizes) for sizes in ((2, 0), (2, 3), (2, -2), (0, 2))]
     bad += [(two_layer.gaussian_init, *sizes) for sizes in ((0, 2), (2, 0))]

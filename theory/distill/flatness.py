@@ -135,7 +135,9 @@ def _direction(like: Leaves, rng: np.random.Generator) -> Leaves:
 
 def _power(product: Gradient, v: Leaves, shift: float, tolerance: float, steps: int) -> Eigenvalue:
     """The eigenvalue of H for which H - shift I is largest in size."""
-    for k in range(1, steps + 1):
+    k = 0
+    while True:
+        k += 1
         h = product(v)
         value = float(dot(v, h))
         residual = norm(axpy(-value, v, h))
@@ -146,4 +148,3 @@ def _power(product: Gradient, v: Leaves, shift: float, tolerance: float, steps: 
         if residual <= tolerance * abs(value) or length == 0.0 or k == steps:
             return Eigenvalue(value, residual, k)
         v = scale(1.0 / length, moved)
-    raise AssertionError("unreachable")
