@@ -23,6 +23,8 @@ from sims.lab.progress import progress
 from sims.lab.report import terminal_table
 from sims.lab.run import RunFolder
 
+FREE = ("comparison.equal", "comparison.networks", "comparison.probes")  # what may be asked anew of the same runs
+
 
 def run(shared: DistillConfig, comparison: Comparison, root: Path, out: Path, runtime: Runtime, *, resume: bool = True) -> Path:
     """Compares the arms in `out`, or goes on where it stopped, and gives the path of the report."""
@@ -33,7 +35,7 @@ def run(shared: DistillConfig, comparison: Comparison, root: Path, out: Path, ru
     for arm in comparison.arms:
         check(arm_config(arm, shared, shared.seed, comparison.rank), split)  # a refused setting must not leave a folder behind
     settings = {"shared": as_settings(shared), "comparison": dataclasses.asdict(comparison)}
-    with RunFolder.open(out, settings, resume=resume, backend=f"torch: {device}", seed=shared.seed) as folder:
+    with RunFolder.open(out, settings, resume=resume, free=FREE, backend=f"torch: {device}", seed=shared.seed) as folder:
         done = carry_out(shared, comparison, root, out, runtime)
         bench, steps = Bench(comparison, split, folder.store, runtime, device), [entry for entry in done if entry.equal == "steps"]
         probes = {}

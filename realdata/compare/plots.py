@@ -47,6 +47,7 @@ def comparison(found: Sequence[Mapping[str, Any]], title: str) -> Figure:
     bars = [(f"cosine_{name}_{when}", f"{words}, {when}") for name, words in (("run", "same run"), ("full", "all T")) for when in WHEN]
     for k, (name, words) in enumerate(bars):
         right.bar(np.arange(len(rows)) + 0.2 * (k - 1.5), [x[name] for x in rows], 0.19, color=list(PARTS.values())[k], label=words)
+    right.margins(y=0.25)  # room for the legend
     _axis(right, "cosine to the exact meta-gradient", arms)
     figure.suptitle(title, fontsize=9)
     return figure

@@ -81,7 +81,7 @@ def test_classes_outside_the_window_have_exactly_no_gradient():
 @pytest.mark.parametrize("optimiser", [SGD(0.01), Adam(0.01)], ids=["sgd", "adam"])
 def test_memory_of_a_meta_gradient_is_one_step_and_the_states_it_stores(optimiser: SGD | Adam):
     """T3: sixteen steps take what four do, and twelve states more; a graph a step would take several times that."""
-    module = convnet(ConvNetConfig(depth=2, width=8), (3, 8, 8), 10)
+    module = convnet(ConvNetConfig(depth=1, width=8), (3, 8, 8), 10)
     problem = ModuleProblem(module, 10, 2, torch.arange(10).repeat_interleave(2), Augment("flip-rotate"))
     rng = np.random.default_rng(0)
     s, theta = (torch.from_numpy(rng.standard_normal((20, 3, 8, 8), dtype=np.float32)),), problem.init(rng)
