@@ -73,6 +73,7 @@ def by_epoch(epochs: Sequence[int], series: Mapping[str, tuple[Sequence[float], 
         axes.title.set_fontsize("medium")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize="small")
     return figure
 
 
