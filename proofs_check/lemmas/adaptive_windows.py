@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -177,7 +178,7 @@ def refusals() -> bool:
     bad = [{"spread": -1}, {"spread": 2}, {"horizon": 2, "spread": 1}, {"temperature": 0.0}, {"temperature": math.inf}]
     bad += [{name: "other"} for name in ("scores", "change", "placement", "profile")]
     refused = all(refuses(AdaptiveWindow, **{"horizon": 9, "base": 2, **one}) for one in bad)
-    clocks: list[dict[str, float]] = [{"early_gain": math.inf}, {"middle_gain": math.nan}]
+    clocks: list[dict[str, Any]] = [{"early_gain": math.inf}, {"middle_gain": math.nan}]
     clocks += [{name: share} for name in ("early_share", "middle_share") for share in (0.0, 1.0)]
     clocks += [{"early_share": 0.5, "middle_share": 0.5}, {"early_share": 0.9, "middle_share": 0.2}]
     refused = refused and all(refuses(StageClock, 20, **one) for one in clocks)

@@ -11,6 +11,7 @@ The directions are stated (FTD, arXiv:2211.11004, equations 12 and 13; GSAM as i
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import sympy as sp
@@ -144,7 +145,8 @@ def corners() -> bool:
     nothing = lambda_max(lambda v: scale(0.0, v), ones, np.random.default_rng(0)).products == 1
     top = closeness(lambda_max(lambda v: (h @ v[0],), ones, np.random.default_rng(0)).value, 1.5, 1e-3) > 0
     exact = True
-    for second, how in ((1.3, {}), (1.4, {"tolerance": 1e-12}), (1.3, {"tolerance": 1e-9, "steps": 5})):
+    ways: list[tuple[float, dict[str, Any]]] = [(1.3, {}), (1.4, {"tolerance": 1e-12}), (1.3, {"tolerance": 1e-9, "steps": 5})]
+    for second, how in ways:
         found = lambda_max(lambda v, m=second: (np.array([1.5, m]) * v[0],), ones, np.random.default_rng(2), **how)
         expected = power(np.diag([1.5, second]), np.random.default_rng(2).standard_normal(2), **{"tolerance": 1e-3, "steps": 200, **how})
         exact = exact and closeness([found.value, found.residual, found.products], expected, 1e-9) > 0
