@@ -107,7 +107,8 @@ def mapped(tmp_path: Path) -> Path:
     return tmp_path
 
 
-SETTINGS = ["--preset", "dev-tiny", "--threads", "1", "--network.depth", "2", "--augment", "dsa", "--transform", "zca", "--init", "real"]
+SETTINGS = ["--preset", "dev-tiny", "--threads", "1", "--network.depth", "2", "--outer-steps", "2"]
+SETTINGS += ["--augment", "dsa", "--transform", "zca", "--init", "real"]
 
 
 def test_a_task_transforms_the_rows_it_draws_and_no_others(mapped: Path, nothing_held: None):
@@ -129,7 +130,7 @@ def test_a_run_and_its_evaluation_are_the_same_either_way(mapped: Path, tmp_path
     for name, limit in (("held", 2**40), ("streamed", 0)):
         monkeypatch.setattr(streaming, "LARGEST", limit)
         main(["distill", "--dataset", "arrays:1x8x8:4", "--root", str(mapped), "--out", str(tmp_path / name), *SETTINGS])
-        main(["evaluate", str(tmp_path / name), "--root", str(mapped), "--seeds", "2", "--lengths", "3", "--threads", "1"])
+        main(["evaluate", str(tmp_path / name), "--root", str(mapped), "--seeds", "1", "--lengths", "3", "--threads", "1"])
     torch.set_num_threads(threads)
     for file in ("distilled/data.safetensors", "distilled/card.md", "figures/curve.csv"):
         assert (tmp_path / "held" / file).read_bytes() == (tmp_path / "streamed" / file).read_bytes()
