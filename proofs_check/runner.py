@@ -93,7 +93,7 @@ def prove(identity: Identity) -> Proof:
     """left - right = 0 after simplification; a float on the left is held to LAST_DIGITS units in the last place."""
     if isinstance(identity.left, float):
         exact = float(sp.N(identity.right, 30))
-        off = abs(identity.left - exact)
+        off = abs(float(identity.left) - exact)  # of NumPy too, whose truth values JSON does not know
         unit = float(np.spacing(abs(exact)))
         return Proof(identity.claim, math.isfinite(off) and off <= LAST_DIGITS * unit, f"{off:.3g}" if off else "0")
     residual = sp.simplify(sp.sympify(identity.left) - sp.sympify(identity.right))

@@ -146,6 +146,7 @@ def test_proofs():
     for near in (1 / 3 + 1e-14, math.nan, -1 / 3):
         assert not prove(Identity("not quite", near, sp.Rational(1, 3))).holds
     assert prove(Identity("zero", 0.0, sp.Integer(0))).holds
+    assert type(prove(Identity("NumPy's float", np.float64(0.5), sp.Rational(1, 2))).holds) is bool  # which JSON can write
     assert not prove(Identity("zero", 1e-300, sp.Integer(0))).holds
 
 
