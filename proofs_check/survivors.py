@@ -15,5 +15,24 @@ EQUIVALENT: dict[Key, str] = {
         "return Sketch(q @ xp.take(v, kept, axis=1), xp.take(mu, kept), t, theta, width * (self.power + 2))",
     )
 }
+EQUIVALENT |= {
+    (
+        "theory.predictions",
+        "if not 1 <= link.r <= d or d < 2:",
+        "if not -1 <= link.r <= d or d < 2:",
+    ): "every link has r >= 1",
+    (
+        "theory.distill.inner_optim",
+        "v = zip_map(lambda v, x: self.b2 * v + (1.0 - self.b2) * x * x, slots[1], g)",
+        "v = zip_map(lambda v, x: self.b2 * v + (1.0 - self.b2) * x * x, slots[-1], g)",
+    ): "Adam's slots are two",
+}
 
-KNOWN: dict[Key, str] = {}
+ENERGY = "moves the energy on S* by a relative 1/d^2, inside the room that sampled energies are given"
+KNOWN: dict[Key, str] = {
+    (
+        "theory.predictions",
+        "on = h2 / d - fourth + 0.25 * fourth * (r + 4) / (d + 4) - inner / (d * (d + 2))",
+        "on = h2 / d - fourth + 0.25 * fourth * (r + 4) / (d + 4) - inner / (d * (d + 3))",
+    ): ENERGY,
+}

@@ -16,7 +16,7 @@ from numpy.polynomial import Polynomial
 from scipy.special import gamma, gammaincc
 
 from proofs_check.lemma import Control, Identity, Lemma, Source
-from proofs_check.margins import closeness
+from proofs_check.margins import closeness, refuses
 from theory import hermite
 from theory.multi_index import HermiteLink
 
@@ -59,7 +59,9 @@ def margin(rng: np.random.Generator, hundredths: list[int], beyond: int, sample:
     through_relu = sum(p[j] * (halves[j + 1] - threshold * spread * halves[j]) for j in range(degree + 1))
     pairs = [(hermite.gate_coefficient, through_gate), (hermite.relu_coefficient, through_relu)]
     paired = [sum(f(k) * c[k] / math.factorial(k) for k in range(last + 1)) for f, _ in pairs]
+    refused = refuses(hermite.coefficients, abs, 3, 3) and refuses(hermite.coefficients, abs, -1, 3)
     return min(
+        1.0 if refused else -9.0,
         expansion,
         closeness(c, stein, TOLERANCE, unit),
         closeness(paired, [exact for _, exact in pairs], TOLERANCE, size),

@@ -95,6 +95,8 @@ def segments(rng: np.random.Generator, length: int) -> float:
     right = right and {objective.draw(rng).epoch for _ in range(20)} == {1}
     value, lam, direct = objective.value_and_grad((np.array([3.0]),), (), Segment((np.array([2.0]),), (np.array([6.0]),), 0, 0))
     right = right and (value, float(lam[0][0]), direct) == (9.0 / 16.0, -6.0 / 16.0, None)
+    short = objective.value_and_grad((np.array([3.0]),), (), Segment((np.array([2.0]),), (np.array([2.5]),), 0, 0))
+    right = right and (short[0], float(short[1][0][0])) == (1.0, 4.0)
     bad: list[tuple[Any, ...]] = [(StartRange, 3, *more) for more in ((-1,), (3,), (0, 4), (1, 1), (0, None, -1))]
     bad += [(TrajectoryMatching, _Numbered(), StartRange(7), 0), (TrajectoryMatching, _Numbered(), StartRange(7), 2)]
     nobody = _Numbered()

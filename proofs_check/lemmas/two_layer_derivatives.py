@@ -86,7 +86,8 @@ def starts(rng: np.random.Generator) -> float:
     two_layer.gaussian_init(1, 1, rng)
     bad = [(two_layer.symmetric_init, *sizes) for sizes in ((2, 0), (2, 3), (2, -2), (0, 2))]
     bad += [(two_layer.gaussian_init, *sizes) for sizes in ((0, 2), (2, 0))]
-    return min(symmetric, moments, closeness(biases, 0.0, 1e-12), 1.0 if all(refuses(*one, rng) for one in bad) else -9.0)
+    open_gate = closeness(two_layer.forward((np.ones(1), np.ones((1, 1)), np.zeros(1)), np.zeros((1, 1))).gate, 1.0, 1e-12)
+    return min(symmetric, moments, open_gate, closeness(biases, 0.0, 1e-12), 1.0 if all(refuses(*one, rng) for one in bad) else -9.0)
 
 
 def symbolic() -> Iterator[Identity]:
