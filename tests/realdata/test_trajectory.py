@@ -193,10 +193,13 @@ def test_a_run_keeps_its_step_size_its_average_and_its_experts_key(
     assert [point.mean for point in whole.curve] == [point.mean for point in states[-1].curve]
     assert [point.ema_mean for point in states[-1].curve] == [None] * 3
     assert whole.curve[0].ema_mean == whole.curve[0].mean
-    average = states[0].outer.s[0]
+    averages = [states[0].outer.s[0]]
     for state in states[1:]:
-        average = 0.9 * average + 0.1 * state.outer.s[0]
-    assert torch.allclose(average, whole.outer.s_average[0], rtol=1e-4, atol=1e-5)
+        averages.append(0.9 * averages[-1] + 0.1 * state.outer.s[0])
+    assert torch.allclose(averages[-1], whole.outer.s_average[0], rtol=1e-4, atol=1e-5)
+    chosen = whole.best_point.step
+    assert np.array_equal(distilled.images, states[chosen].outer.s[0].numpy())
+    assert np.allclose(distilled.images_ema, averages[chosen].numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_interrupted_and_run_again(root: Path, experts: dict[str, Path], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
