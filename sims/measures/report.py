@@ -186,17 +186,29 @@ def draw(result: Result) -> Figure:
     """Points with three standard errors, the prediction as a line (a dotted one for a bound)."""
     found = list(curves(result).items())
     panels = [found[k : k + PANEL] for k in range(0, len(found), PANEL)]
-    figure, axes = figures.new_figure(len(panels), height=3.6)
+    figure, axes = figures.new_figure(len(panels), height=4.8)
     figure.suptitle(fill(f"{result.measure.name}: {result.measure.title}", 48 * len(panels)), fontsize=9)
     for axis, panel in zip(axes, panels, strict=True):
-        for k, (label, cells) in enumerate(panel):
-            _curve(axis, [cell.where[result.measure.axis] for cell in cells], cells, label, k, result)
-        _scales(axis, [cell for _, cells in panel for cell in cells], result)
-        axis.set_xlabel(AXES.get(result.measure.axis, result.measure.axis))
-        if any(label for label, _ in panel):
-            axis.legend(fontsize=5.5)
+        _panel(axis, panel, result)
     axes[0].set_ylabel("measured +- 3 s.e., predicted (line)")
     return figure
+
+
+def _panel(axis: Any, panel: list[tuple[str, list[Outcome]]], result: Result) -> None:
+    """Curves with what they share over them and what tells them apart under them; side by side where all stand at one place."""
+    name, cells = result.measure.axis, [cell for _, curve in panel for cell in curve]
+    settings = [label.split(", ") for label, _ in panel]
+    shared = [part for part in settings[0] if all(part in other for other in settings)] if len(panel) > 1 else settings[0]
+    places = {cell.where[name] for cell in cells}
+    apart = len(places) == 1 and len(panel) > 1
+    labels = [", ".join(part for part in parts if part not in shared) for parts in settings]
+    for k, ((_, curve), label) in enumerate(zip(panel, labels, strict=True)):
+        _curve(axis, [float(k) if apart else cell.where[name] for cell in curve], curve, label, k, result)
+    _scales(axis, cells, [] if apart else sorted(map(float, places)))
+    axis.set_xlabel(f"{AXES.get(name, name)} = {places.pop():g}" if apart else AXES.get(name, name))
+    axis.set_title(fill(", ".join(shared), 52), fontsize=6.5)
+    if len(panel) > 1:
+        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1 if max(map(len, labels)) > 24 else 2)
 
 
 def _curve(axis: Any, x: list[float], cells: list[Outcome], label: str, k: int, result: Result) -> None:
@@ -206,9 +218,10 @@ def _curve(axis: Any, x: list[float], cells: list[Outcome], label: str, k: int, 
     axis.plot(x, [c.predicted for c in cells], style, marker="_", ms=9, lw=1.1, color=figures.colour(k))
 
 
-def _scales(axis: Any, cells: list[Outcome], result: Result) -> None:
-    x = sorted({float(cell.where[result.measure.axis]) for cell in cells})
-    if len(x) > 1 and x[0] > 0:
+def _scales(axis: Any, cells: list[Outcome], x: list[float]) -> None:
+    if not x:
+        axis.set_xticks([])
+    elif len(x) > 1 and x[0] > 0:
         axis.set_xscale("log", base=2)
         ticks = [v for k, v in enumerate(x) if k == 0 or v > 1.3 * x[k - 1]]
         axis.set_xticks(ticks, [f"{round(v, 3):g}" for v in ticks])
