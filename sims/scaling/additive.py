@@ -84,7 +84,7 @@ def measure_floats(
         m2 = _functional_floats(scaling, (d, r, width), fresh)[1]
         reached = math.isfinite(functional)
         entry = {"functional": functional if reached else None, "M2": m2 if reached else None}
-        entry |= {"exact_head": exact if math.isfinite(exact) else None, "at_start": bool(exact == scaling.m1_grid(r)[0] * d + width)}
+        entry |= {"exact_head": exact if math.isfinite(exact) else None, "at_start": bool(exact == -math.inf)}
         listed.append({"d": d, "r": r, "L": width, "weights": memory.weights(width, d).floats, **entry})
     return found, listed
 
@@ -149,6 +149,5 @@ def _exact_floats(scaling: Scaling, task: tuple[int, int, int], real: np.ndarray
 
 
 def _crossing_m1(grid: Sequence[int], risk: np.ndarray, level: float) -> float:
-    """M1*, infinite when the level is not reached; the start of the grid when it is reached there (an upper bound, see `at_start`)."""
-    found = crossing(np.asarray(grid, float), risk, level)
-    return found.rank if found.side == "above" else found.value
+    """M1*; infinite where the level is not reached, -infinite where the start of the grid reaches it."""
+    return crossing(np.asarray(grid, float), risk, level).rank

@@ -129,7 +129,8 @@ def _definitions(scaling: Scaling, head_error: float) -> str:
         "one of 2 would both show. All stand in the configuration before the first trial.",
         "- **What is not counted**: the preprocessing's mean and linear part, d + 1 floats shared by the teacher, every distilled set and "
         "every baseline; and the held-out samples that pick each ridge penalty.",
-        "- A point that never reaches its level is censored: left out of the slope, counted, and never replaced.",
+        "- A point that never reaches its level, or reaches it at the start of its grid already, is censored: left out of every fit, "
+        "counted, and never replaced.",
     )
     return "\n".join(lines) + "\n"
 
@@ -158,7 +159,7 @@ def additive_text(laws: Laws) -> str:
     bounds = sum(entry["at_start"] for entry in laws.floats)
     if bounds:
         count = "1 task reaches" if bounds == 1 else f"{bounds} tasks reach"
-        lines.append(f"- {count} the level at the start of the grid of M1 already: entered with it, an upper bound\n")
+        lines.append(f"- {count} the level at the start of the grid of M1 already: left out, its floats are not known\n")
     return "".join(lines)
 
 

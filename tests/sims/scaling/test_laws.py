@@ -80,13 +80,22 @@ def test_points_beyond_the_grid_are_censored_and_counted():
     assert "-" in scaling_report.report(SMALL, laws, rows, Facts(1, 0, 1, "numpy"))
 
 
-def test_a_level_reached_at_the_start_of_the_grid_bounds_the_floats_and_leaves_the_slope():
+def test_a_level_reached_at_the_start_of_the_grid_is_left_out_of_the_floats_and_of_the_slope():
     laws = scaling_laws.measure(SMALL, planted(points=lambda d, r: 0.1 if d == 16 else 1.5 * r * r), resamples=20)
     assert laws.fits["d"].censored == 1
-    bounds = {f["d"]: f for f in laws.floats if f["at_start"]}
-    assert list(bounds) == [16]
-    assert bounds[16]["exact_head"] == SMALL.m1_grid(2)[0] * 16 + 128
-    assert "1 task reaches the level at the start" in scaling_report.additive_text(laws)
+    early = [f for f in laws.floats if f["at_start"]]
+    assert [(f["d"], f["functional"], f["M2"], f["exact_head"]) for f in early] == [(16, None, None, None)]
+    for name in ("functional", "exact_head"):
+        assert laws.additive[name].fit.censored == 1
+        assert laws.additive[name].fit.n == len(SMALL.tasks()) - 1
+    assert "1 task reaches the level at the start of the grid of M1 already: left out" in scaling_report.additive_text(laws)
+
+
+def test_a_grid_that_begins_too_late_gives_no_term_in_r2_d():
+    """Every task meets the level at its first M1, which is 0.75 r^2 for all of them: nothing was measured, so nothing is fitted."""
+    laws = scaling_laws.measure(SMALL, planted(points=lambda d, r: 0.1), resamples=20)
+    assert laws.additive["functional"].fit.coefficients == laws.additive["exact_head"].fit.coefficients == {}
+    assert "no fit (0 points" in scaling_report.additive_text(laws)
 
 
 def test_the_common_mode_fails_on_its_last_step_alone(true_rows):
