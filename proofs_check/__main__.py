@@ -64,9 +64,8 @@ def run(options: Options, console: Console) -> int:
         for lemma in chosen:
             outcomes.append(runner.check(lemma, profile, options.seed))
             bar.advance(note=lemma.name)
-    waiting = () if options.only else registry.waiting()
     title = f"profile {profile.name}, seed {options.seed}"
-    show.table(chosen, outcomes, waiting, title, console)
+    show.table(chosen, outcomes, title, console)
     for outcome in outcomes:
         path = options.out / f"{outcome.lemma}.json"
         if outcome.search.counterexample is not None:
@@ -74,10 +73,10 @@ def run(options: Options, console: Console) -> int:
             console.print(f"{outcome.lemma}: counterexample in {path}", markup=False, highlight=False, soft_wrap=True)
         elif records.remove_counterexample(path, outcome.lemma):
             console.print(f"{outcome.lemma}: removed an earlier run's {path}", markup=False, highlight=False, soft_wrap=True)
-    page, _ = write_page(options.out, chosen, outcomes, waiting, title)
+    page, _ = write_page(options.out, chosen, outcomes, title)
     console.print(f"statements and checks in {page}", markup=False, highlight=False, soft_wrap=True)
     place = options.json or options.out / "report.json"
-    records.write_json(place, records.report(chosen, outcomes, waiting, profile, options.seed))
+    records.write_json(place, records.report(chosen, outcomes, profile, options.seed))
     console.print(f"numbers in {place}", markup=False, highlight=False, soft_wrap=True)
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 

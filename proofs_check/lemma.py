@@ -71,7 +71,6 @@ class Lemma:
     examples      instances drawn in the ci profile
     code          dotted names of the functions (or classes) whose correctness this lemma guards
     number        its place in the order of the theory; None stands after all others
-    waits         a part of the statement that is not checked yet, and what it waits for
     also          tests outside this program that hold the same code to one more oracle, each as file::test
     every         whether it fails unless every control breaks it; else one that does is enough
     """
@@ -88,7 +87,6 @@ class Lemma:
     examples: int = 100
     code: tuple[str, ...] = ()
     number: int | None = None
-    waits: str | None = None
     also: tuple[str, ...] = ()
     every: bool = False
 
@@ -105,18 +103,6 @@ class Lemma:
             raise ValueError(f"lemma {self.name} drops {unknown[0]!r}, which is none of its assumptions: {', '.join(self.assumptions)}")
         if len(set(dropped)) != len(dropped):
             raise ValueError(f"lemma {self.name} drops one assumption twice: {', '.join(dropped)}")
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A statement that cannot be checked yet: what it waits for is not built. It neither passes nor fails."""
-
-    number: int
-    name: str
-    latex: str
-    plain: str
-    source: Source
-    waits: str
 
 
 @dataclass(frozen=True)

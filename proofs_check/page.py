@@ -12,8 +12,8 @@ from pathlib import Path
 
 from matplotlib.mathtext import math_to_image
 
-from proofs_check.lemma import Lemma, Outcome, Waiting
-from proofs_check.show import HEADERS, row, waiting_row
+from proofs_check.lemma import Lemma, Outcome
+from proofs_check.show import HEADERS, row
 from sims.lab.files import atomic_write, make_folder
 from sims.lab.report import Cell, markdown_table, number
 
@@ -36,32 +36,28 @@ MATHTEXT = (
 """LaTeX that mathtext spells in another way."""
 
 
-def write_page(
-    folder: Path, lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence[Waiting], title: str
-) -> tuple[Path, Path]:
+def write_page(folder: Path, lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], title: str) -> tuple[Path, Path]:
     """Writes report.md and report.html into the folder; atomically."""
     make_folder(folder)
     paths = folder / "report.md", folder / "report.html"
-    atomic_write(paths[0], markdown(lemmas, outcomes, waiting, title))
-    atomic_write(paths[1], page(lemmas, outcomes, waiting, title))
+    atomic_write(paths[0], markdown(lemmas, outcomes, title))
+    atomic_write(paths[1], page(lemmas, outcomes, title))
     return paths
 
 
-def _table(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence[Waiting]) -> list[list[Cell]]:
-    return [row(lemma, outcome) for lemma, outcome in zip(lemmas, outcomes, strict=True)] + [waiting_row(one) for one in waiting]
+def _table(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome]) -> list[list[Cell]]:
+    return [row(lemma, outcome) for lemma, outcome in zip(lemmas, outcomes, strict=True)]
 
 
-def markdown(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence[Waiting], title: str) -> str:
+def markdown(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], title: str) -> str:
     """The whole page."""
-    parts = [f"# Lemmas and assumptions\n\n{title}\n\n{markdown_table(HEADERS, _table(lemmas, outcomes, waiting))}"]
+    parts = [f"# Lemmas and assumptions\n\n{title}\n\n{markdown_table(HEADERS, _table(lemmas, outcomes))}"]
     for lemma, outcome in zip(lemmas, outcomes, strict=True):
         parts.append(f"## {_heading(lemma)}\n\n$${lemma.latex}$$\n\n" + "\n".join(_notes(lemma, outcome)))
-    for one in waiting:
-        parts.append(f"## {_heading(one)}\n\n$${one.latex}$$\n\n{one.plain}\n\nNot checked yet: {one.waits}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _heading(lemma: Lemma | Waiting) -> str:
+def _heading(lemma: Lemma) -> str:
     return lemma.name if lemma.number is None or lemma.number >= 100 else f"{lemma.number}. {lemma.name}"
 
 
@@ -78,17 +74,15 @@ def _notes(lemma: Lemma, outcome: Outcome) -> Iterator[str]:
     yield f"- {proved} of {len(outcome.symbolic)} identities exact; {outcome.search.examples} instances, worst margin {margin}: {verdict}"
     for reason in outcome.failures:
         yield f"- FAILS: {' '.join(reason.split())}"
-    if lemma.waits is not None:
-        yield f"- not checked yet: {lemma.waits}"
     if lemma.code:
         yield f"- guards {', '.join(f'`{name}`' for name in lemma.code)}"
     if lemma.also:
         yield f"- one more oracle: {', '.join(f'`{name}`' for name in lemma.also)}"
 
 
-def page(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence[Waiting], title: str) -> str:
+def page(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], title: str) -> str:
     """The same as one HTML file."""
-    cells = [[str(cell) if cell is not None else "-" for cell in line] for line in _table(lemmas, outcomes, waiting)]
+    cells = [[str(cell) if cell is not None else "-" for cell in line] for line in _table(lemmas, outcomes)]
     lines = ["".join(f"<td class='{html.escape(cell)}'>{html.escape(cell)}</td>" for cell in line) for line in cells]
     header = "".join(f"<th>{html.escape(name)}</th>" for name in HEADERS)
     body = [f"<h1>Lemmas and assumptions</h1><p>{html.escape(title)}</p><table><tr>{header}</tr>"]
@@ -97,9 +91,6 @@ def page(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence
         first, *notes = _notes(lemma, outcome)
         body.append(f"<h2>{_heading(lemma)}</h2>{formula(lemma.latex)}<p>{html.escape(first.strip())}</p><ul>")
         body += [f"<li>{html.escape(note.removeprefix('- ').replace('`', ''))}</li>" for note in notes] + ["</ul>"]
-    for one in waiting:
-        text = f"{one.plain} Not checked yet: {one.waits}."
-        body.append(f"<h2>{_heading(one)}</h2>{formula(one.latex)}<p>{html.escape(text)}</p>")
     head = f"<meta charset='utf-8'><title>Lemmas</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang='en'>{head}<body>{''.join(body)}</body></html>\n"
 

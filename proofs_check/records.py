@@ -1,7 +1,6 @@
 """What a run leaves on disk: the JSON report, and counterexamples that can be run again.
 
-    report           {schema, profile, seed, passed, environment, lemmas: [statement, source, assumptions, checks, seconds, passed],
-                      waiting: [statement, source, what it waits for]}
+    report           {schema, profile, seed, passed, environment, lemmas: [statement, source, assumptions, checks, seconds, passed]}
     counterexample   {schema, lemma, file, instance, margin, error, seed, profile}: the shrunk failure of a property; file: of a user's own
                      lemma, null for those of the package
 
@@ -14,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from proofs_check.lemma import ControlOutcome, Example, Lemma, Outcome, Waiting
+from proofs_check.lemma import ControlOutcome, Example, Lemma, Outcome
 from proofs_check.runner import Profile
 from sims.lab.environment import environment
 from sims.lab.files import RunError, atomic_write, make_folder
@@ -22,7 +21,7 @@ from sims.lab.files import RunError, atomic_write, make_folder
 SCHEMA = 1
 
 
-def report(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence[Waiting], profile: Profile, seed: int) -> dict[str, Any]:
+def report(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], profile: Profile, seed: int) -> dict[str, Any]:
     """The whole run as one JSON-ready dict."""
     return {
         "schema": SCHEMA,
@@ -31,7 +30,6 @@ def report(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequen
         "passed": all(outcome.passed for outcome in outcomes),
         "environment": environment(seed=seed),
         "lemmas": [_entry(lemma, outcome) for lemma, outcome in zip(lemmas, outcomes, strict=True)],
-        "waiting": [asdict(one) for one in waiting],
     }
 
 
@@ -44,7 +42,6 @@ def _entry(lemma: Lemma, outcome: Outcome) -> dict[str, Any]:
         "source": asdict(lemma.source),
         "assumptions": dict(lemma.assumptions),
         "code": list(lemma.code),
-        "waits": lemma.waits,
         "also": list(lemma.also),
         "passed": outcome.passed,
         "failures": list(outcome.failures),

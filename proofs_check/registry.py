@@ -8,8 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from proofs_check import lemmas
-from proofs_check.lemma import Lemma, Waiting
-from proofs_check.waiting import WAITING
+from proofs_check.lemma import Lemma
 from sims.lab.files import RunError
 
 
@@ -17,11 +16,6 @@ def known() -> dict[str, Lemma]:
     """Name -> lemma of the package, in the order of their numbers."""
     modules = (importlib.import_module(found.name) for found in pkgutil.iter_modules(lemmas.__path__, f"{lemmas.__name__}."))
     return ordered({}, [(module.__name__, lemma) for module in modules for lemma in declared(module)])
-
-
-def waiting() -> tuple[Waiting, ...]:
-    """What cannot be checked yet."""
-    return WAITING
 
 
 def declared(module: ModuleType) -> Iterator[Lemma]:

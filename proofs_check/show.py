@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
-from proofs_check.lemma import Example, Lemma, Outcome, Waiting
+from proofs_check.lemma import Example, Lemma, Outcome
 from sims.lab.report import Cell, markdown_table, number, terminal_table
 
 HEADERS = ("lemma", "source", "symbolic", "examples", "worst margin", "controls", "seconds", "verdict")
@@ -24,11 +24,6 @@ def row(lemma: Lemma, outcome: Outcome) -> list[Cell]:
         f"{outcome.seconds:.1f}",
         "PASS" if outcome.passed else "FAIL",
     ]
-
-
-def waiting_row(one: Waiting) -> list[Cell]:
-    """The cells of a row that is not checked yet."""
-    return [one.name, str(one.source), None, None, None, None, None, "WAITS"]
 
 
 def margin_text(example: Example) -> str:
@@ -51,9 +46,9 @@ def remarks(outcome: Outcome) -> Iterator[str]:
             yield f"{outcome.lemma}: {control.assumption} is not needed ({control.instead}: {seen.failed} of {seen.examples} fail)"
 
 
-def table(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequence[Waiting], title: str, console: Console) -> None:
+def table(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], title: str, console: Console) -> None:
     """The table with its remarks; rich on a terminal, Markdown elsewhere."""
-    rows = [row(lemma, outcome) for lemma, outcome in zip(lemmas, outcomes, strict=True)] + [waiting_row(one) for one in waiting]
+    rows = [row(lemma, outcome) for lemma, outcome in zip(lemmas, outcomes, strict=True)]
     if console.is_terminal:
         terminal_table(title, HEADERS, rows, console)
     else:
@@ -61,9 +56,6 @@ def table(lemmas: Sequence[Lemma], outcomes: Sequence[Outcome], waiting: Sequenc
     for outcome in outcomes:
         for line in remarks(outcome):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for one in (*lemmas, *waiting):
-        if one.waits is not None:
-            console.print(f"{one.name}: not checked yet: {one.waits}", markup=False, highlight=False, soft_wrap=True)
     held = sum(outcome.passed for outcome in outcomes)
     console.print(f"{held} of {len(outcomes)} lemmas hold", markup=False, highlight=False)
 

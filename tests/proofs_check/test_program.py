@@ -14,7 +14,7 @@ from rich.console import Console
 
 from proofs_check import __main__ as program
 from proofs_check import registry
-from proofs_check.lemma import Control, Lemma, Source, Waiting
+from proofs_check.lemma import Control, Lemma, Source
 from proofs_check.page import formula
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,7 +153,7 @@ def test_the_report(call, tmp_path):
     assert (report["schema"], report["profile"], report["seed"], report["passed"]) == (1, "ci", 4, False)
     assert report["environment"]["versions"]["hypothesis"]
     good, bad = report["lemmas"]
-    fields = "number name latex plain source assumptions code waits also passed failures symbolic property controls seconds"
+    fields = "number name latex plain source assumptions code also passed failures symbolic property controls seconds"
     assert set(good) == set(bad) == set(fields.split())
     assert good["source"] == {"kind": "stated", "where": "a textbook"}
     assert (good["passed"], bad["passed"]) == (True, False)
@@ -226,19 +226,6 @@ def test_a_terminal_gets_a_drawn_table(lemmas, tmp_path):
     assert "\x1b[32mPASS" in stream.getvalue()
 
 
-def test_rows_that_wait_neither_pass_nor_fail(call, tmp_path, monkeypatch):
-    one = Waiting(3, "later-on", "y = y", "something later", Source("stated", "a paper"), "waits for a part")
-    monkeypatch.setattr(registry, "waiting", lambda: (one,))
-    monkeypatch.setattr(registry, "known", lambda: {TRUE.name: TRUE})
-    status, out, _ = call("--json", "report.json", "--out", "here")
-    assert status == 0
-    assert re.search(r"^\| later-on \| stated: a paper \|.*\| WAITS \|$", out, re.M)
-    assert "later-on: not checked yet: waits for a part" in out
-    assert "1 of 1 lemmas hold" in out
-    assert json.loads((tmp_path / "report.json").read_text())["waiting"][0]["name"] == "later-on"
-    assert "later-on" in (tmp_path / "here" / "report.md").read_text()
-
-
 def test_the_page_typesets_every_statement(call, tmp_path):
     call("--out", "here")
     text, drawn = ((tmp_path / "here" / f"report.{kind}").read_text() for kind in ("md", "html"))
@@ -251,12 +238,12 @@ def test_the_page_typesets_every_statement(call, tmp_path):
     assert "- one more oracle: `tests/a.py::b`" in text
     assert "one more oracle: tests/a.py::b" in drawn
     assert "FAILS: property: margin" in text
-    assert drawn.count("<svg") == 2 + len(registry.waiting())
+    assert drawn.count("<svg") == 2
     assert "src=" not in drawn.replace("xlink", "")
 
 
 def test_the_real_statements_can_be_drawn():
-    for one in (*KNOWN.values(), *registry.waiting()):
+    for one in KNOWN.values():
         assert formula(one.latex).startswith("<p><svg"), one.name
     assert formula(r"\nosuchword{x}") == r"<p><code>\nosuchword{x}</code></p>"
 
