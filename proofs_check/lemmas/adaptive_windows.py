@@ -7,10 +7,12 @@
     X = ceil(share total) slow measurements in a row end a stage; at 5 % and 1/24, the shares by default, and for every total >= 3 a flat
     accuracy passes early -> middle -> late before the last of `total` measurements, and never goes back
 
-Stated in AT-BPTT (arXiv:2510.04838): the laws in z = g, the bounds on W, M = 1.5 points and X = 5 %. Derived here: standardised z (with
-z = g the law is checked too, but depends on the scale), what eta is, N and Y (those of the released code), and that the clock ends in the
-late stage for every total, which the released code's does not. Checked against sums written out with Python's own numbers: no NumPy, no
-SciPy, the shares as fractions, and the stages by looking for the first run of slow measurements.
+Stated in AT-BPTT (arXiv:2510.04838): early law in z = g, uniform middle law (over the starts of windows here, over steps there), the bounds
+on W, M = 1.5 points and X = 5 %. N = 1 point is that of its released code. Derived here: the late law (the paper prefers small g, its minus
+sign is inferred; the code mirrors positions instead), standardised z (with z = g the law is checked too, but depends on the scale), what
+eta is, Y = 1/24 of the total, and that the clock ends in the late stage for every total, which the released code's does not. Checked
+against sums written out with Python's own numbers: no NumPy, no SciPy, the shares as fractions, and the stages by looking for
+the first run of slow measurements.
 """
 
 import math
@@ -213,8 +215,8 @@ LEMMA = Lemma(
     plain="AT-BPTT draws from a softmax, keeps its window in bounds, and its stage clock reaches every stage for every horizon.",
     source=Source(
         "stated",
-        "Li et al., arXiv:2510.04838: laws in raw norms, bounds, thresholds; standardised scores, patiences rounded up and the clock's "
-        "reach are derived here",
+        "Li et al., arXiv:2510.04838: early and middle laws, bounds, M and X; N from its released code; the late sign, 1/24, standardised "
+        "scores and the rest derived here",
     ),
     assumptions={
         "standardised_scores": "scores are standardised (for the law in z and its independence of scale)",

@@ -6,7 +6,8 @@
     penalty  d = (1 - alpha) g + alpha g_p
     sharpness  0 <= S <= max over the ball, = rho ||g|| for a linear loss;   lambda_max is the largest eigenvalue, residual and all
 
-The directions are stated (FTD, arXiv:2211.11004, equations 12 and 13; GSAM as in its released code); the equalities are derived here.
+SAM's ball and the penalty are stated (FTD, arXiv:2211.11004, equations 12 and 13); ASAM and GSAM are those of its released code; the
+equalities are derived here.
 """
 
 import math
@@ -185,7 +186,9 @@ LEMMA = Lemma(
     ),
     plain="SAM and ASAM perturb by rho in their own norm; GSAM takes away only what is orthogonal to the perturbed gradient.",
     source=Source(
-        "stated", "Du et al., arXiv:2211.11004, equations 12 and 13, GSAM as in its released code; the equalities are derived here"
+        "stated",
+        "Du et al., arXiv:2211.11004: SAM's ball and the penalty, equations 12 and 13; ASAM and GSAM as in the released code; equalities "
+        "derived here",
     ),
     assumptions={
         "steep_point": "the gradient does not vanish at theta",
