@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
@@ -42,8 +42,11 @@ class Options:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise RunError(f"the seed must be an integer >= 0: seed={self.seed}")
-        if self.replay is not None and (self.only or self.json is not None):
-            raise RunError("--replay evaluates one stored instance and takes neither --only nor --json: leave them out")
+        if () in self.only or () in self.own:
+            raise RunError("--only takes names of lemmas and --with takes files: name at least one, or leave the option out")
+        other = [f"--{one.name}" for one in fields(self) if one.name not in ("replay", "own") and getattr(self, one.name) != one.default]
+        if self.replay is not None and other:
+            raise RunError(f"--replay evaluates one stored instance and takes nothing but --with: leave out {', '.join(other)}")
 
 
 def run(options: Options, console: Console) -> int:
@@ -59,6 +62,9 @@ def run(options: Options, console: Console) -> int:
         return 0 if now.holds else 1
 
     chosen, profile = registry.pick(list(chain(*options.only)), lemmas), runner.PROFILES[options.profile]
+    place = options.json or options.out / "report.json"
+    for path in (options.out / "report.md", place):
+        records.reserve(path)  # before the checks, which take minutes
     outcomes = []
     with progress(len(chosen), "lemmas") as bar:
         for lemma in chosen:
@@ -75,7 +81,6 @@ def run(options: Options, console: Console) -> int:
             console.print(f"{outcome.lemma}: removed an earlier run's {path}", markup=False, highlight=False, soft_wrap=True)
     page, _ = write_page(options.out, chosen, outcomes, title)
     console.print(f"statements and checks in {page}", markup=False, highlight=False, soft_wrap=True)
-    place = options.json or options.out / "report.json"
     records.write_json(place, records.report(chosen, outcomes, profile, options.seed))
     console.print(f"numbers in {place}", markup=False, highlight=False, soft_wrap=True)
     return 0 if all(outcome.passed for outcome in outcomes) else 1

@@ -61,6 +61,22 @@ class Control:
     instances: Strategies
 
 
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("name", "latex", "plain"), str),
+    "source": Source,
+    **dict.fromkeys(("assumptions", "instances"), Mapping),
+    **dict.fromkeys(("controls", "code", "also"), tuple),
+}
+ENTRIES: dict[str, type] = {"controls": Control, "code": str, "also": str}
+RESERVED = ("report",)
+"""Names that a run gives to its own files."""
+
+
+def _word(kind: type) -> str:
+    words = {str: "a string", Mapping: "a dict", tuple: "a tuple, of one entry (entry,)"}
+    return words.get(kind, f"a {kind.__name__}")
+
+
 @dataclass(frozen=True, eq=False)
 class Lemma:
     """A statement and its checks.
@@ -91,6 +107,15 @@ class Lemma:
     every: bool = False
 
     def __post_init__(self) -> None:
+        for field, kind in KINDS.items():
+            if not isinstance(getattr(self, field), kind):
+                raise ValueError(f"lemma {self.name!r}: {field} must be {_word(kind)}: {field}={getattr(self, field)!r}")
+        for field, kind in ENTRIES.items():
+            wrong = [entry for entry in getattr(self, field) if not isinstance(entry, kind)]
+            if wrong:
+                raise ValueError(f"lemma {self.name!r}: each entry of {field} must be {_word(kind)}: {wrong[0]!r}")
+        if self.name in RESERVED:
+            raise ValueError(f"{self.name}.json is a file of every run, not of a lemma: choose another name than name={self.name!r}")
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             raise ValueError(f"a lemma's name is lower-case words joined by hyphens: name={self.name!r}")
         if self.examples < 1:

@@ -34,11 +34,12 @@ import sympy
 import tyro
 
 from proofs_check.mutants import Mutant, functions, mutants, source
+from proofs_check.records import reserve
 from proofs_check.registry import known
 from proofs_check.runner import Profile, proofs, property_seed
 from proofs_check.search import search
 from proofs_check.survivors import EQUIVALENT, KNOWN
-from sims.lab.files import RunError, atomic_write, make_folder
+from sims.lab.files import RunError, atomic_write
 from sims.lab.progress import progress
 from sims.lab.report import markdown_table
 from sims.lab.run import main_guard
@@ -277,6 +278,8 @@ def _path(module: str) -> Path:
 def main() -> None:
     options = tyro.cli(Options, prog="python -m proofs_check.mutation")
     everything = every(options)
+    place = options.out / "mutation.md"
+    reserve(place)
     table = owners([name for module in MODULES for name in functions(module, _path(module))], guarded())
     rng = np.random.default_rng(options.seed)
     size = min(options.count or len(everything), len(everything))
@@ -286,9 +289,8 @@ def main() -> None:
     print(f"{size} mutants; about {longest / 60:.1f} minutes if none were caught")
     found = fates(chosen, table, seconds, options)
     text, enough = report(found, len(everything), options)
-    make_folder(options.out)
-    atomic_write(options.out / "mutation.md", text)
-    print(text.split("| mutant |")[0] + f"all in {options.out / 'mutation.md'}")
+    atomic_write(place, text)
+    print(text.split("| mutant |")[0] + f"all in {place}")
     sys.exit(0 if enough else 1)
 
 

@@ -8,6 +8,7 @@ Margins are JSON numbers with every bit kept; a check that raised has margin nul
 """
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from proofs_check.lemma import ControlOutcome, Example, Lemma, Outcome
 from proofs_check.runner import Profile
 from sims.lab.environment import environment
-from sims.lab.files import RunError, atomic_write, make_folder
+from sims.lab.files import RunError, atomic_write, file_error, make_folder
 
 SCHEMA = 1
 
@@ -63,6 +64,17 @@ def _control(control: ControlOutcome) -> dict[str, Any]:
         "worst": None if search.worst is None else asdict(search.worst),
         "error": control.error,
     }
+
+
+def reserve(path: Path) -> None:
+    """Makes the folder of a file to be written later; RunError at once where the file could not be written there."""
+    make_folder(path.parent)
+    if path.is_dir():
+        raise RunError(f"{path} is a folder: name a file")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise file_error(error, path) from error
 
 
 def write_json(path: Path, content: Any) -> None:

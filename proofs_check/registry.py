@@ -50,7 +50,7 @@ def with_files(base: Mapping[str, Lemma], files: Sequence[Path]) -> tuple[dict[s
         try:
             spec.loader.exec_module(module)
             more += [(file, lemma) for lemma in declared(module)]
-        except Exception as error:  # the file is the user's: whatever it raises is said in one line
+        except (Exception, SystemExit) as error:  # the file is the user's: whatever it raises is said in one line
             raise RunError(f"{file}: {type(error).__name__}: {error}") from error
     try:
         return ordered(base, [(str(file), lemma) for file, lemma in more]), {lemma.name: file for file, lemma in more}

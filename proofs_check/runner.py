@@ -11,7 +11,7 @@ import numpy as np
 import sympy as sp
 
 from proofs_check.lemma import ControlOutcome, Example, Identity, Instance, Lemma, Outcome, Proof
-from proofs_check.search import evaluate, search, survey
+from proofs_check.search import NotPlain, evaluate, search, survey
 from sims.lab.files import RunError
 
 LAST_DIGITS = 16.0
@@ -64,9 +64,9 @@ def replay(lemma: Lemma, instance: Instance) -> Example:
     """The margin at a stored instance; RunError where the instance does not fit the lemma."""
     try:
         inspect.signature(lemma.margin).bind(None, **instance)
-    except TypeError as error:
+        return evaluate(lemma.margin, instance)
+    except (TypeError, NotPlain) as error:
         raise RunError(f"the instance does not fit lemma {lemma.name}: {error}") from error
-    return evaluate(lemma.margin, instance)
 
 
 def property_seed(root: int, lemma: Lemma) -> int:

@@ -178,6 +178,16 @@ def test_a_closed_form_altered_anywhere_is_caught(tmp_path):
     assert digest() == before
 
 
+def test_a_place_that_cannot_be_written_is_found_at_once(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(mutation, "fates", lambda *_: pytest.fail("the mutants were tested"))
+    monkeypatch.setattr(sys, "argv", ["mutation", "--count", "1", "--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as stop:
+        mutation.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_a_bad_name_is_one_clear_line(tmp_path):
     done = call(tmp_path, "--only", "theory.gone")
     assert done.returncode == 2

@@ -63,6 +63,7 @@ def test_a_counterexample_of_an_own_lemma_says_where_the_lemma_is(tmp_path):
     [
         (None, "takes Python files"),
         ("x = 1", "declares no LEMMA"),
+        ("import sys; sys.exit()", "own.py: SystemExit"),
         ("import nowhere_at_all", "ModuleNotFoundError"),
         ("from proofs_check.lemmas.common_mode import LEMMA", "two modules declare a lemma 'common-mode'"),
     ],

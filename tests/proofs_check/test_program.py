@@ -184,6 +184,7 @@ FILE = {"schema": 1, "lemma": "too-small", "instance": {"x": 1, "y": 0.0}, "marg
         ({k: v for k, v in FILE.items() if k != "instance"}, "'instance'"),
         (FILE | {"margin": "big"}, "'margin'"),
         (FILE | {"lemma": "gone"}, "unknown lemma 'gone'; known: small-enough, too-small"),
+        (FILE | {"instance": {"x": math.nan, "y": 0.0}}, "must be plain finite JSON values"),
         (FILE | {"instance": {"z": 1}}, "does not fit lemma too-small"),
     ],
 )
@@ -200,7 +201,10 @@ def test_a_bad_file_is_one_clear_line(call, tmp_path, content, words):
         (["--only", "nothing"], "unknown lemma 'nothing'; known: small-enough, too-small"),
         (["--seed", "-1"], "seed=-1"),
         (["--replay", "missing.json"], "cannot read missing.json"),
-        (["--replay", "missing.json", "--only", "too-small"], "neither --only nor --json"),
+        (["--replay", "missing.json", "--only", "too-small"], "nothing but --with: leave out --only"),
+        (["--replay", "missing.json", "--seed", "3", "--out", "x", "--profile", "deep"], "leave out --profile, --seed, --out"),
+        (["--only"], "name at least one"),
+        (["--with"], "name at least one"),
     ],
 )
 def test_bad_options_are_one_clear_line(call, arguments, words):
@@ -211,11 +215,14 @@ def test_bad_options_are_one_clear_line(call, arguments, words):
 
 
 def test_a_report_that_cannot_be_written_is_one_clear_line(call, tmp_path):
+    """Before the checks, not after them."""
     write(tmp_path / "file", "")
-    status, out, err = call("--only", "small-enough", "--json", tmp_path / "file" / "report.json")
-    assert status == 2
-    assert "1 of 1 lemmas hold" in out
-    assert err.splitlines()[-1].startswith("error: ")
+    (tmp_path / "folder").mkdir()
+    for option, place in (("--json", tmp_path / "file" / "report.json"), ("--json", tmp_path / "folder"), ("--out", tmp_path / "file")):
+        status, out, err = call("--only", "small-enough", option, place)
+        assert (status, out) == (2, "")
+        assert err.splitlines()[-1].startswith("error: ")
+        assert len(err.splitlines()) == 1
 
 
 def test_a_terminal_gets_a_drawn_table(lemmas, tmp_path):
