@@ -31,15 +31,23 @@ def half_moment(j: int, threshold: float) -> float:
     return float(2.0 ** (j / 2 - 1) / math.sqrt(math.pi) * gamma(a) * gammaincc(a, threshold**2 / 2))
 
 
-def margin(rng: np.random.Generator, hundredths: list[int], beyond: int, sample: int, spread: float = 1.0, threshold: float = 0.0) -> float:
+def margin(
+    rng: np.random.Generator,
+    hundredths: list[int],
+    beyond: int,
+    sample: int,
+    spread: float = 1.0,
+    threshold: float = 0.0,
+    more: float = 0.0,
+) -> float:
     """Polynomial p with the given coefficients: its expansion gives p back, c_k = E p^(k), and pairing with gate and relu is exact.
 
     beyond: orders of the expansion less the degree of p; spread: z ~ N(0, spread^2); threshold: the kink of gate and relu, in units of
-    spread.
+    spread; more: coefficient of one power more than p is said to have.
     """
-    p = np.asarray(hundredths) / 100.0
+    last = len(hundredths) - 1 + beyond
+    p = np.asarray([*hundredths, *([0] * beyond + [100.0 * more] if more else [])]) / 100.0
     degree = len(p) - 1
-    last = degree + beyond
     c = hermite.coefficients(Polynomial(p), last, NODES)
     size = sum(abs(p[j]) * math.sqrt(2.0 * half_moment(2 * j, 0.0)) for j in range(degree + 1))  # >= sqrt(E p^2)
 
@@ -112,7 +120,7 @@ LEMMA = Lemma(
     assumptions={
         "standard_gaussian": "z has variance one",
         "zero_threshold": "gate and relu switch at 0",
-        "all_orders": "the expansion runs up to the degree p of the link, at least",
+        "all_orders": "the degree of the link is at most the last order of the expansion",
     },
     instances={
         "hundredths": st.lists(st.integers(-300, 300), min_size=1, max_size=9).filter(any),
@@ -126,8 +134,8 @@ LEMMA = Lemma(
         Control("zero_threshold", "threshold 0.1 to 1", {"threshold": st.floats(0.1, 1.0)}),
         Control(
             "all_orders",
-            "one order too few",
-            {"beyond": st.just(-1), "hundredths": st.lists(st.integers(50, 300), min_size=2, max_size=9)},
+            "the link has one degree more",
+            {"more": st.floats(0.5, 3.0), "hundredths": st.lists(st.integers(-300, 300), min_size=1, max_size=6).filter(any)},
         ),
     ),
     examples=200,

@@ -11,7 +11,6 @@ coordinates of S* and of w's part off it.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +22,7 @@ from proofs_check.gaussian import exact_half_mean, gauss_nodes, half_space_mean,
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.margins import closeness
 from theory.hermite import gate_coefficient
+from theory.multi_index import HermiteLink
 
 TOLERANCE = 1e-11
 
@@ -45,13 +45,14 @@ def form(terms: Sequence[Any], k: int, v: Sequence[Any], m: ModuleType = math) -
 def row(
     terms: Sequence[Any], w: Sequence[Any], degree: int, m: ModuleType = math, gate: Callable[[int], Any] = gate_coefficient
 ) -> list[Any]:
-    """The right side at w, whose first coordinates are those of S*."""
+    """The right side at w, whose first coordinates are those of S*, from C_0 .. C_degree."""
     r = len(terms[0][1])
     inside, along = [0] * r, 0
-    forms = [form(terms, k, w[:r], m) for k in range(degree + 2)]
-    for k, ((value, _), (_, vector)) in enumerate(pairwise(forms)):
-        inside = [a + gate(k) / math.factorial(k) * b for a, b in zip(inside, vector, strict=True)]
+    for k in range(degree + 1):
+        value, vector = form(terms, k, w[:r], m)
         along = along + gate(k + 1) / math.factorial(k) * value
+        if k:
+            inside = [a + gate(k - 1) / math.factorial(k - 1) * b for a, b in zip(inside, vector, strict=True)]
     return [(inside[j] if j < r else 0) + along * x for j, x in enumerate(w)]
 
 
@@ -63,12 +64,15 @@ def margin(
     length: float = 1.0,
     spread: float = 1.0,
     threshold: float = 0.0,
+    more: float = 0.0,
 ) -> float:
     """beyond: orders of the sums less the degree of the link; length: |w|; spread: standard deviation of x; threshold: the gate opens at
-    w.x >= threshold |w|.
+    w.x >= threshold |w|; more: coefficient of a term of one order more than the sums run to.
     """
-    link = link_of(terms)
-    r, p = link.r, link.degree
+    drawn = link_of(terms)
+    r, last = drawn.r, drawn.degree + beyond
+    link = HermiteLink((*drawn.terms, (more, (last + 1, *[0] * (r - 1))))) if more else drawn
+    p = link.degree
     w = rng.standard_normal(r + 1)
     w *= length / np.linalg.norm(w)
     unit = w / length
@@ -86,7 +90,7 @@ def margin(
         for place, share in zip(t, weight * np.exp(-(t**2) / 2.0) / math.sqrt(2.0 * math.pi), strict=True):
             exact = exact - share * np.tensordot(mass, f(nodes @ frame.T + place * unit), axes=1)
     plain = [(c, orders) for c, orders in link.terms]
-    claim = row(plain, list(w), p + beyond)
+    claim = row(plain, list(w), last)
     size = sum(abs(c) for c, _ in plain) * math.sqrt(math.factorial(p + 1))
     return closeness(np.asarray(claim, dtype=float), exact, TOLERANCE, size)
 
@@ -129,7 +133,7 @@ LEMMA = Lemma(
         "gaussian_inputs": "x ~ N(0, I)",
         "unit_row": "w has length one",
         "zero_bias": "the gate opens at w.x >= 0",
-        "all_orders": "the sums run up to the degree of the link, at least",
+        "all_orders": "the degree of the link is at most the last order of the sums",
     },
     instances={"terms": links(range(5)), "beyond": st.integers(0, 2), "sample": st.integers(0, 2**32 - 1)},
     margin=margin,
@@ -138,7 +142,7 @@ LEMMA = Lemma(
         Control("gaussian_inputs", "standard deviation 1.2 to 2", {"spread": st.floats(1.2, 2.0)}),
         Control("unit_row", "length 1.2 to 2", {"length": st.floats(1.2, 2.0), "terms": links([2, 4], all_of=True)}),
         Control("zero_bias", "threshold 0.2 to 1", {"threshold": st.floats(0.2, 1.0)}),
-        Control("all_orders", "one order too few", {"beyond": st.just(-1), "terms": links([2])}),
+        Control("all_orders", "the link has one order more", {"more": st.floats(0.5, 2.0), "terms": links(range(4))}),
     ),
     examples=60,
     code=("theory.hermite.gate_coefficient", "theory.multi_index.HermiteLink"),
