@@ -9,7 +9,8 @@
 
 Stated by Chen, Huang, Weng (NeurIPS 2024); the form of Y in 4.2 is derived here as W times the pseudo-inverse of X_lambda. Derivation:
 X_lambda has the singular values s/(s^2 + lambda), a function of s whose maximum is 1/(2 sqrt(lambda)); W_S stays in the range of Y and its
-rows in that of X^T. "Only if" is checked through that maximum, taken over a grid of s: beyond the bound it stays below s'_1.
+rows in that of X^T. "Only if" is checked through that maximum, taken over a grid of s: beyond the bound it stays below s'_1; and for m < k
+through the part of W off the range of Y, which every X misses, the nearest one just that.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import sympy as sp
 from hypothesis import strategies as st
 
 from proofs_check.lemma import Control, Identity, Lemma, Source
-from proofs_check.margins import closeness
+from proofs_check.margins import at_most, closeness
 from theory.assumptions import ASSUMPTIONS
 from theory.margins import Experiment
 
@@ -75,7 +76,23 @@ def margin(
     fixed = rng.standard_normal((d, d + more_points if inputs else d - 1))
     labels = w @ (fixed + heavy * np.linalg.pinv(fixed).T)
     only_labels = closeness(trained(fixed, labels, heavy), w, TOLERANCE, np.abs(w).max() * np.linalg.cond(fixed) ** 2)
-    return min(learned, missed, only_labels, agrees)
+    return min(learned, missed, only_labels, agrees, too_few(rng, w, lam))
+
+
+def too_few(rng: np.random.Generator, w: np.ndarray, lam: float) -> float:
+    """m < k (one point at k = 1): no X comes nearer than the part of W off the range of Y; a W in that range is reached."""
+    k, d = w.shape
+    y = rng.standard_normal((k, max(k - 1, 1)))
+    x, inside = rng.standard_normal((d, y.shape[1])), y @ rng.standard_normal((y.shape[1], d))
+    pinv = np.linalg.pinv(y)
+    lost, scale = np.linalg.norm(w - y @ pinv @ w), np.linalg.norm(w) * np.linalg.cond(y)
+    nearest = np.linalg.pinv(pinv @ w)
+    distances = np.array([np.linalg.norm(trained(one, y, ridge) - w) for one, ridge in ((x, lam), (x, 0.0), (nearest, 0.0))])
+    reach = scale * np.linalg.cond(nearest)
+    reached = closeness(
+        trained(np.linalg.pinv(pinv @ inside), y, 0.0), inside, TOLERANCE, np.abs(inside).max() * np.linalg.cond(pinv @ inside)
+    )
+    return min(at_most(lost, distances, TOLERANCE, scale), closeness(distances[-1], lost, TOLERANCE, reach), reached)
 
 
 def symbolic() -> Iterator[Identity]:
