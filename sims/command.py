@@ -5,7 +5,6 @@ folder, resuming, workers, progress, presets, `plan`, `report`) is written here 
 """
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from tyro.conf import arg
 
 from sims.arrays import backend_name, runtime_words
 from sims.assumptions_table import of_configs
+from sims.lab.environment import cores
 from sims.lab.options import options
 from sims.lab.progress import progress
 from sims.lab.run import RunError, RunFolder, stored_config
@@ -51,6 +51,7 @@ class Program:
     sweeps    (config, backend) -> every trial, by kind
     finish    (folder, config, rows by kind, facts): writes summary, tables, figures and report.md, prints the table
     settings  config -> the settings by the name of their options
+    device    whether its trials can use a GPU; else they run on NumPy, and are recorded so
     """
 
     name: str
@@ -60,6 +61,15 @@ class Program:
     sweeps: Callable[[Any, str], Sequence[Sweep]]
     finish: Callable[[RunFolder, Any, Rows, Facts], None]
     settings: Callable[[Any], dict[str, Any]] = asdict
+    device: bool = True
+
+    def arrays(self, asked: str) -> str:
+        """The backend asked for; NumPy in place of auto where the trials use no device, which cannot be asked for there."""
+        if self.device:
+            return asked
+        if asked not in ("auto", "numpy"):
+            raise RunError(f"{self.name} runs on NumPy alone: leave out --backend {asked}")
+        return "numpy"
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Runtime:
 
     def executor(self) -> Executor:
         """What carries the trials out."""
-        return executor_for(self.workers or len(os.sched_getaffinity(0)), self.scheduler)
+        return executor_for(self.workers or cores(), self.scheduler)
 
 
 @dataclass(frozen=True)
@@ -93,16 +103,17 @@ class Run(Generic[C]):
     out: Path | None = None
     """Run folder; by default results/ and the name of the command. Goes on where an interrupted run stopped."""
     preset: str | None = None
-    """Settings to start from: a named preset (by default demo for scaling, r2 for encode) or a .toml file; options win."""
+    """Settings to start from: a named preset (sims/presets/COMMAND) or a .toml file; options win."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
 
 
 def execute(program: Program, command: Run[Any]) -> None:
     """Runs what the folder does not hold yet, and writes the results."""
-    began, config, backend = monotonic(), command.config, backend_name(command.runtime.backend)
+    began, config, on = monotonic(), command.config, program.arrays(command.runtime.backend)
+    backend = backend_name(on)
     settings = {"program": program.name, "backend": backend, program.name: program.settings(config)}
     out, executor = command.out or Path("results") / program.name, command.runtime.executor()
-    with RunFolder.open(out, settings, backend=runtime_words(command.runtime.backend), seed=config.seed) as folder:
+    with RunFolder.open(out, settings, backend=runtime_words(on), seed=config.seed) as folder:
         sweeps, before = program.sweeps(config, backend), _seconds_before(folder)
         with progress(sum(len(sweep.configs) for sweep in sweeps), program.name) as bar:
             rows = run_sweeps(folder.store, sweeps, bar, executor)

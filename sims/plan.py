@@ -4,7 +4,6 @@
 Kinds that count nothing are told as unknown, or timed on a few of their trials where --sample asks for it.
 """
 
-import os
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from tyro.conf import Positional
 
 from sims.arrays import GaussianStream, backend_name, draws_on_device, is_cupy, namespace
 from sims.command import PRESETS, Program, parse
+from sims.lab.environment import cores
 from sims.lab.files import RunError
 from sims.lab.progress import duration
 from sims.lab.report import Cell, terminal_table
@@ -157,10 +157,11 @@ def _timed(sweep: Sweep, index: int) -> float:
 def show(programs: Mapping[str, Program], asked: Plan) -> None:
     """Prints the plan."""
     program, config = planned(programs, asked.config)
-    backend, rates = backend_name(asked.backend), measure_rates(asked.backend)
+    on = program.arrays(asked.backend)
+    backend, rates = backend_name(on), measure_rates(on)
     estimates = [estimate(sweep, rates, asked.sample) for sweep in program.sweeps(config, backend)]
     terminal_table(f"plan of {asked.config}", HEADERS, [_row(found) for found in estimates])
-    print("\n".join(summary(estimates, rates, backend, asked.workers or len(os.sched_getaffinity(0)))))
+    print("\n".join(summary(estimates, rates, backend, asked.workers or cores())))
 
 
 def _row(found: Estimate) -> list[Cell]:

@@ -34,7 +34,7 @@ LEAST_POINTS = 3
 COVERAGE = 0.95
 DECIMALS = 12  # of a slope: an exact law then has its exponent exactly, and an interval of no width
 
-Verdict = Literal["PASS", "FAIL", "REPORTED", "NO FIT"]
+Verdict = Literal["PASS", "FAIL", "UNDECIDED", "REPORTED", "NO FIT"]
 Interval = tuple[float, float]
 
 
@@ -251,6 +251,7 @@ def judge(
 ) -> LawFit:
     """PASS when the prediction lies in the interval, every rival outside it, and the upper end below `bound`; else FAIL.
 
+    UNDECIDED where all that is amiss is a bound inside the interval: too wide to tell. Only an interval beyond the bound refutes it.
     What is not given is not asked. With neither a prediction nor a bound there is nothing to pass: REPORTED (a rival alone is no
     theory). Without an interval: NO FIT.
     """
@@ -261,8 +262,10 @@ def judge(
         verdict = "NO FIT"
     elif predicted is not None or bound is not None:
         inside = predicted is None or interval[0] <= predicted <= interval[1]
-        below = bound is None or interval[1] < bound
-        verdict = "PASS" if inside and below and len(excludes) == len(rivals) else "FAIL"
+        if not inside or len(excludes) < len(rivals) or (bound is not None and interval[0] >= bound):
+            verdict = "FAIL"
+        else:
+            verdict = "PASS" if bound is None or interval[1] < bound else "UNDECIDED"
     return LawFit(
         measured.exponent, interval, predicted, asymptotic, tuple(rivals), excludes, bound, measured.n, measured.censored, verdict
     )

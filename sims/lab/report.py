@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sims.lab.laws import Interval, LawFit
 
-STYLES = {"PASS": "green", "FAIL": "bold red", "NO FIT": "yellow", "REPORTED": "dim"}
+STYLES = {"PASS": "green", "FAIL": "bold red", "NO FIT": "yellow", "UNDECIDED": "yellow", "REPORTED": "dim"}
 LAW_HEADERS = ("law", "exponent [95 %]", "predicted", "asymptotic", "excludes", "n", "censored", "verdict")
 
 Cell = str | int | float | None

@@ -21,5 +21,11 @@ def finish(folder: RunFolder, config: Measures, rows: Rows, facts: Facts) -> Non
 
 
 PROGRAM = Program(
-    "measure", Measures, "Measure every prediction of the theory (Q1 to Q19) and say where it holds.", "quick", sweeps, finish
+    "measure",
+    Measures,
+    "Measure every prediction of the theory (Q1 to Q19) and say where it holds.",
+    "quick",
+    sweeps,
+    finish,
+    device=False,
 )

@@ -1,11 +1,13 @@
-"""What a trial of a measure costs, counted from its configuration (see sims.costs); kinds that are not here take milliseconds."""
+"""What a trial of a measure costs, counted from its configuration (see sims.costs); `plan` tells other kinds as unknown."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sims import costs
 from sims.lab.sweep import Cost
-from sims.measures.outcomes import curve_task
+from sims.measures.outcomes import curve_task, target_counts
+from sims.pipeline import task_of
 
 CHUNK = 8192  # samples held at a time
 
@@ -44,10 +46,23 @@ def curve_trial(config: Mapping[str, Any]) -> Cost:
     return total
 
 
+def transfer_trial(config: Mapping[str, Any]) -> Cost:
+    """`outcomes.transfer_trial`: a value needs an encoding, points, and two heads on samples of the target."""
+    total = Cost()
+    for value in config["values"]:
+        settings = curve_task(config, value)
+        task = task_of(settings)
+        learned, held, test = target_counts(config, task)
+        total += costs.encoding(task) + costs.matching(task, settings["m1"][0]) + Cost(normals=float((learned + held + test) * task.d))
+        total += 2 * costs.head(replace(task, validation=held, test=test), learned)
+    return total
+
+
 COSTS: dict[str, Callable[[Mapping[str, Any]], Cost]] = {
     "directions": directions_trial,
     "kernel": kernel_trial,
     "curve": curve_trial,
+    "transfer": transfer_trial,
     "spectrum": costs.spectrum_trial,
     "head": costs.head_trial,
     "risk": costs.risk_trial,

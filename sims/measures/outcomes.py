@@ -55,14 +55,15 @@ def transfer_trial(config: Mapping[str, Any]) -> dict[str, Any]:
         encoded = encode(task, seed)
         rows, biases = fresh_network(encoded, distil_points(encoded, settings["m1"][0]), "retrain")
         model = MultiIndexModel(encoded.model.B, make_link(config["target"], task.r))
-        bench = Bench(encoded, *(_target_samples(task, model, child(seed, 100 + k), n) for k, n in enumerate(_counts(config, task))))
+        bench = Bench(encoded, *(_target_samples(task, model, child(seed, 100 + k), n) for k, n in enumerate(target_counts(config, task))))
         theta = encoded.student.init(encoded.rng("baselines"))
         for name, weights in (("kept", rows), ("random", theta[1] * task.row_norm)):
             out[name].append(bench.risk(bench.fit_real(weights, biases)))
     return out
 
 
-def _counts(config: Mapping[str, Any], task: Task) -> tuple[int, int, int]:
+def target_counts(config: Mapping[str, Any], task: Task) -> tuple[int, int, int]:
+    """Samples of the target that fit its head, pick the ridge penalty, and test it."""
     return config["labels"], max(32, config["labels"] // 2), task.test
 
 

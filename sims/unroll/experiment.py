@@ -18,6 +18,7 @@ from tyro.conf import arg
 
 from sims.lab.sweep import Sweep
 from sims.pipeline import Task
+from sims.unroll import costs
 from sims.unroll.methods import METHODS, Loop
 from sims.unroll.recipe import Recipe
 from sims.unroll.trial import unroll_trial
@@ -111,4 +112,4 @@ class Unroll:
 
 def sweeps(config: Unroll, backend: str) -> tuple[Sweep, ...]:
     """One trial a method, cell, number of points and draw."""
-    return (Sweep("unroll", unroll_trial, tuple(config.configs(backend))),)
+    return (Sweep("unroll", unroll_trial, tuple(config.configs(backend)), costs.unroll_trial),)

@@ -42,7 +42,7 @@ def unroll_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     """Keys: d, r, L, task_J, link, noise, samples, head_samples, validation, test; the fields of Recipe; method, M1, seed, draw,
     `checkpoints` of the curves, `networks` at each, `probes` of the meta-gradient, backend.
     """
-    task = _task(config)
+    task = trial_task(config)
     seed = trial_seed(config, task.d, task.r, task.L)
     encoded = encode(task, seed, config["backend"])
     recipe = Recipe(**{f.name: config[f.name] for f in fields(Recipe)})
@@ -67,7 +67,8 @@ def unroll_trial(config: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _task(config: Mapping[str, Any]) -> Task:
+def trial_task(config: Mapping[str, Any]) -> Task:
+    """The task of a trial's configuration."""
     names = ("d", "r", "L", "link", "noise", "samples", "head_samples", "validation", "test")
     return Task(**{name: config[name] for name in names}, J=config["task_J"], dtype="float64")
 
@@ -84,9 +85,14 @@ class _History:
         return self.stages.index(stage) if stage in self.stages else None
 
 
+def measured_steps(steps: int, count: int) -> set[int]:
+    """The outer steps after which a set is measured, the last one among them: evenly spread in the logarithm."""
+    return {round(k) for k in np.geomspace(1, steps, count)} if count > 1 else {steps}
+
+
 def _history(run: Iterator[Snapshot], steps: int, count: int) -> _History:
     """The first and the last set and `count` - 1 between them, evenly spread in the logarithm of the outer step; all windows and values."""
-    wanted = {round(k) for k in np.geomspace(1, steps, count)} if count > 1 else set()
+    wanted = measured_steps(steps, count)
     shots = [next(run)]
     last, windows, values, stages = shots[0], [], [], []
     for last in run:

@@ -15,10 +15,17 @@ from sims.encode.command import PROGRAM as ENCODE
 from sims.encode.experiment import encode_trial
 from sims.lab.files import toml_text
 from sims.lab.sweep import Cost, Sweep
+from sims.measures.costs import COSTS
+from sims.measures.experiment import Measures
+from sims.measures.experiment import sweeps as measure_sweeps
+from sims.measures.outcomes import transfer_trial
 from sims.plan import Rates, estimate, planned
 from sims.scaling.command import PROGRAM as SCALING
 from sims.scaling.experiment import Scaling
 from sims.scaling.trials import risk_trial
+from sims.unroll.command import PROGRAM as UNROLL
+from sims.unroll.costs import unroll_trial as unroll_cost
+from sims.unroll.experiment import Unroll
 
 RATES = Rates(1e9, 1e8, 1e9, 1e9)
 TASK = {"d": 12, "r": 2, "L": 16, "J": 2, "head_samples": 400, "validation": 300, "test": 500, "chunk": 256}
@@ -55,6 +62,28 @@ def test_the_normals_of_an_encode_trial_are_counted(drawn: list[int]) -> None:
     assert costs.encode_trial(config).normals == pytest.approx(sum(drawn), rel=1e-12)
 
 
+def test_the_normals_of_a_transfer_trial_are_counted(drawn: list[int]) -> None:
+    sweep = next(sweep for sweep in measure_sweeps(Measures(), "numpy") if sweep.kind == "transfer")
+    assert sweep.cost is COSTS["transfer"]
+    config = dict(sweep.configs[0]) | {"d": 12, "L": 16, "heads": 300}
+    transfer_trial(config)
+    assert COSTS["transfer"](config).normals == pytest.approx(sum(drawn), rel=1e-12)
+
+
+def unrolled(method: str, **settings: Any) -> Cost:
+    return unroll_cost(Unroll(method=(method,), seeds=1, **settings).configs("numpy")[0])
+
+
+def test_a_window_saves_its_part_of_the_sweep_and_nothing_of_the_run() -> None:
+    whole, window, one, given = (unrolled(name).products for name in ("bptt", "t-bptt", "dd", "subset"))
+    recipe = Unroll().recipe
+    step = 20.0 * 8 * 64 * 16  # five products of M1 L d numbers in 64 bit
+    assert whole - window == pytest.approx((recipe.K * recipe.J + 2 * 4) * (recipe.T - recipe.W) * step, rel=1e-9)
+    assert given < one < window
+    assert unrolled("full-data").products > unrolled("subset").products
+    assert unrolled("ftd").products > unrolled("mtt").products > whole
+
+
 def test_products_of_the_teacher_pass_are_4_n_k_d() -> None:
     small, large = (costs.encoding(costs.Task(d=d, J=8, L=4096, head_samples=100)) for d in (256, 512))
     task = costs.Task(d=512, J=8, L=4096, head_samples=100)
@@ -80,7 +109,7 @@ def no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_trial")
-@pytest.mark.parametrize("program", [SCALING, ENCODE], ids=lambda program: program.name)
+@pytest.mark.parametrize("program", [SCALING, ENCODE, UNROLL], ids=lambda program: program.name)
 def test_every_preset_of_the_counting_programs_is_planned(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     for preset in sorted((PRESETS / program.name).glob("*.toml")):
         _, config = planned({program.name: program}, f"{program.name}/{preset.stem}")

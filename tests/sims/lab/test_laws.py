@@ -228,12 +228,9 @@ def test_the_rule_of_the_verdict(lo: float, width: float, predicted: Any, rivals
     if predicted is None and bound is None:
         assert fit.verdict == "REPORTED"
     else:
-        good = (
-            (predicted is None or lo <= predicted <= hi)
-            and (bound is None or hi < bound)
-            and all(not lo <= rival <= hi for rival in rivals)
-        )
-        assert fit.verdict == ("PASS" if good else "FAIL")
+        fits = (predicted is None or lo <= predicted <= hi) and all(not lo <= rival <= hi for rival in rivals)
+        under, beyond = bound is None or hi < bound, bound is not None and bound <= lo
+        assert fit.verdict == ("FAIL" if beyond or not fits else "PASS" if under else "UNDECIDED")
     entry = fit.as_json()
     assert entry["interval"] == [lo, hi]
     assert {"exponent", "interval", "predicted", "asymptotic", "rivals", "excludes", "n", "censored", "verdict"} <= entry.keys()
