@@ -1,6 +1,9 @@
 """Teacher rows and distilled points of drawn samples, the moments that their energies are made of, and what the lemmas on both share.
 
 rows      g(w) = (1/N) sum_n y_n x_n 1{w.x_n >= 0}          points   D(u) = (1/K) sum_i g(w_i) 1{w_i.u >= 0}
+
+Where nothing is removed the samples are independent, so that for any gate a(x, w) in place of 1{w.x >= 0}, exactly,
+    E|P g|^2 = (1 - 1/N) |E P y x a|^2 + E[y^2 |P x|^2 a^2]/N                                     `independent_samples`
 """
 
 import math
@@ -10,14 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from proofs_check.gaussian import gauss_nodes, links
+from proofs_check.gaussian import gauss_nodes, half_space_mean, links, sphere_mean
 from proofs_check.lemma import Control, Strategies
-from proofs_check.margins import Z_LIMIT
+from proofs_check.margins import Z_LIMIT, closeness
 from theory.multi_index import HermiteLink
 from theory.predictions import PREPROCESSING, Energy
 
 ALLOWED = 0.15
 """Relative room for the orders in 1/N and 1/d that the predicted energies leave out."""
+LEFT_OUT = 3.0
+"""The same without preprocessing, in units of 1/N."""
 INSTANCES: Strategies = {
     "terms": links([1, 2, 3], max_r=2).filter(lambda terms: any(sum(k) == 2 for _, k in terms)),
     "extra": st.integers(8, 12),
@@ -55,6 +60,29 @@ def moments(link: HermiteLink, noise: float, preprocessing: str) -> Moments:
     y = f if preprocessing == "none" else f - weight @ f - z @ beta
     square, radius = weight * (y**2 + noise**2), np.sum(z**2, axis=1)
     return Moments(float(np.sum(square)), float(square @ radius), float(beta @ beta))
+
+
+def independent_samples(link: HermiteLink, noise: float, d: int, n: int, population: np.ndarray, gate: float) -> np.ndarray:
+    """(on, off) of N raw samples, from |E P y x a|^2 on S* and off it and E a^2 = `gate`, both averaged over the directions."""
+    m = moments(link, noise, "none")
+    return (1.0 - 1.0 / n) * population + np.array([m.chi, m.sigma2 * (d - link.r)]) * gate / n
+
+
+def raw_rows(link: HermiteLink, noise: float, d: int, n: int) -> np.ndarray:
+    """(on, off) of teacher rows where nothing is removed, by quadrature over the half space and the sphere: exact."""
+    r = link.r
+
+    def of(v: np.ndarray) -> np.ndarray:
+        w = np.array([*v, math.sqrt(max(0.0, 1.0 - float(v @ v)))])
+        g = half_space_mean(lambda x: link(x[:, :r])[:, None] * x, w, link.degree + 1)
+        return np.array([g[:r] @ g[:r], g[r] ** 2])
+
+    return independent_samples(link, noise, d, n, sphere_mean(of, d, r, 2 * link.degree + 2), 0.5)
+
+
+def agrees_exactly(claim: Energy, exact: np.ndarray, n: int) -> float:
+    """A predicted energy against an exact one, on S* and off it, with room for the orders in 1/N that the prediction leaves out."""
+    return closeness([claim.on, claim.off], exact, LEFT_OUT / n, exact)
 
 
 def drawn_rows(

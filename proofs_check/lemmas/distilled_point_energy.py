@@ -6,8 +6,9 @@
     ratio -> (sigma^2/|H|^2)(d^2/N)(1 + pi rho)/(1 + 2 rho) + [tau + 2 rho (tau + 2)]/(4 d (1 + 2 rho)),   rho = pi d/(2K)
              without removal, K = infinity: (sigma^2/|H|^2)[(pi^2/4) d^3/N + d^2/N] + tau/(4d)               `point_ratio_leading`
 
-Derivation: given the data the w_i are independent and |g|^2 is even in w. Checked as the rows are: the formula from moments by
-quadrature, and drawn samples in standard errors with ALLOWED relative room for the orders left out.
+Derivation: given the data the w_i are independent and |g|^2 is even in w. Checked as the rows are: the formula from moments by quadrature,
+without preprocessing the exact energy to LEFT_OUT/N, and drawn samples in standard errors with ALLOWED relative room for the orders left
+out.
 """
 
 import functools
@@ -20,10 +21,22 @@ import sympy as sp
 from hypothesis import strategies as st
 from numpy.polynomial.legendre import leggauss
 
-from proofs_check.gaussian import link_of
+from proofs_check.gaussian import link_of, sphere_mean
 from proofs_check.lemma import Control, Identity, Lemma, Source
+from proofs_check.lemmas.matching_direction import averaged
 from proofs_check.margins import closeness, refuses
-from proofs_check.sampled import CONTROLS, INSTANCES, directions, drawn_rows, energies_agree, in_every_way, moments
+from proofs_check.sampled import (
+    CONTROLS,
+    INSTANCES,
+    agrees_exactly,
+    directions,
+    drawn_rows,
+    energies_agree,
+    in_every_way,
+    independent_samples,
+    moments,
+    raw_rows,
+)
 from theory import predictions
 from theory.multi_index import HermiteLink
 
@@ -58,6 +71,19 @@ def formula(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str)
     return drawn / 4.0 + (1.0 - (d + 4.0) / n) ** 2 * signal + (labels * h2 - lost) * (1.0 - (d + 1.0) / n) / n
 
 
+def raw_points(link: HermiteLink, noise: float, d: int, n: int, k: int) -> np.ndarray:
+    """(on, off) at K directions where nothing is removed, by quadrature over caps and the sphere: exact. The gate is 1/4 + h."""
+    r = link.r
+
+    def of(v: np.ndarray) -> np.ndarray:
+        found = averaged(link, np.array([*v, math.sqrt(max(0.0, 1.0 - float(v @ v)))]), d, 0.0, 1.0)
+        return np.array([found[:r] @ found[:r], found[r] ** 2])
+
+    gate = 1.0 / 16.0 + cosine_means(d)[0] / (4.0 * math.pi**2)
+    limit = independent_samples(link, noise, d, n, sphere_mean(of, d, r, 2 * link.degree + 2), gate)
+    return (1.0 - 1.0 / k) * limit + raw_rows(link, noise, d, n) / (2.0 * k)
+
+
 def margin(
     rng: np.random.Generator,
     terms: list[Any],
@@ -77,6 +103,7 @@ def margin(
     n = per_d * d
     exact = in_every_way(lambda sigma, how: written(link, sigma, d, n, k, how), noise)
     exact = min(exact, *(leading(link, noise, per_d, k, how) for how in predictions.PREPROCESSING))
+    raw = agrees_exactly(predictions.distilled_points(link, noise, d, n, k, "none"), raw_points(link, noise, d, n, k), n)
     refused = all(refuses(predictions.distilled_points, link, 0.0, d, n, count) for count in (0, -1))
     w = directions(rng, REPLICATES, k, d)
     if shared:
@@ -84,7 +111,7 @@ def margin(
     g = drawn_rows(link, noise, d, n, w, removed or preprocessing, rng, spread)
     gate = directions(rng, REPLICATES, POINTS, d) @ np.swapaxes(w, 1, 2) >= 0
     sampled = energies_agree(gate @ g / k, r, predictions.distilled_points(link, noise, d, n, k, preprocessing))
-    return min(exact, sampled, 1.0 if refused else -9.0)
+    return min(exact, raw, sampled, 1.0 if refused else -9.0)
 
 
 def written(link: HermiteLink, noise: float, d: int, n: int, k: int, preprocessing: str) -> float:
@@ -168,6 +195,11 @@ LEMMA = Lemma(
         ),
     ),
     examples=25,
+    also=(
+        "tests/sims/test_energies.py::test_off_subspace_energy_after_least_squares",
+        "tests/sims/test_energies.py::test_energies_themselves_not_only_their_ratio",
+        "tests/sims/test_energies.py::test_without_preprocessing_points_follow_d3_over_n_and_rows_d2_over_n",
+    ),
     code=(
         "theory.predictions.cosine_moment",
         "theory.predictions.kernel_moments",

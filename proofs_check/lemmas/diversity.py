@@ -22,7 +22,7 @@ from proofs_check.margins import closeness, sampled_mean
 from proofs_check.sampled import directions
 from theory.predictions import diversity_ratio, point_population, row_population
 
-REPLICATES = 400
+REPLICATES = 4000
 FAR = 10**5
 
 

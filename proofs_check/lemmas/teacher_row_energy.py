@@ -6,8 +6,9 @@
     one-shot   even and noise from the Wishart moments of (I - S) S beta and (I - S) s, S = X^T X/N; shrinkage = 1 - (d+4)/N
     ratio -> (pi/2)(sigma^2/|H|^2) d^2/N + (tau+2)/(4d)                                          `row_ratio_leading`
 
-Leading order in 1/N, next order in 1/d. The check has two parts: the formula from moments taken by quadrature (to rounding), and
-energies of drawn samples in standard errors with ALLOWED relative room for the orders left out.
+Leading order in 1/N, next order in 1/d. The check has three parts: the formula from moments taken by quadrature (to rounding); without
+preprocessing the exact energy, to LEFT_OUT/N; and energies of drawn samples in standard errors with ALLOWED relative room for the orders
+left out.
 """
 
 import math
@@ -21,7 +22,17 @@ from hypothesis import strategies as st
 from proofs_check.gaussian import exact_half_mean, link_of
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.margins import closeness, refuses
-from proofs_check.sampled import CONTROLS, INSTANCES, directions, drawn_rows, energies_agree, in_every_way, moments
+from proofs_check.sampled import (
+    CONTROLS,
+    INSTANCES,
+    agrees_exactly,
+    directions,
+    drawn_rows,
+    energies_agree,
+    in_every_way,
+    moments,
+    raw_rows,
+)
 from theory import predictions
 from theory.multi_index import HermiteLink
 
@@ -70,6 +81,7 @@ def margin(
     r, d = link.r, link.r + extra
     n = per_d * d
     exact = in_every_way(lambda sigma, how: written(link, sigma, d, n, how), noise)
+    raw = agrees_exactly(predictions.teacher_rows(link, noise, d, n, "none"), raw_rows(link, noise, d, n), n)
 
     w = directions(rng, REPLICATES, ROWS, d)
     if inside:
@@ -80,7 +92,7 @@ def margin(
     quadratic, many = HermiteLink(tuple(term for term in link.terms if sum(term[1]) == 2)), per_d * FAR**3
     far = predictions.teacher_rows(quadratic, noise, FAR, many).ratio
     leading = closeness(predictions.row_ratio_leading(quadratic, noise, FAR, many), far, 1e-4, far)
-    return min(exact, sampled, leading, 1.0 if refusals(link) else -9.0)
+    return min(exact, raw, sampled, leading, 1.0 if refusals(link) else -9.0)
 
 
 def written(link: HermiteLink, noise: float, d: int, n: int, preprocessing: str) -> float:
@@ -139,6 +151,11 @@ LEMMA = Lemma(
     symbolic=symbolic,
     controls=(*CONTROLS, Control("isotropic_rows", "rows in S* alone", {"inside": st.just(True)})),
     examples=25,
+    also=(
+        "tests/sims/test_energies.py::test_off_subspace_energy_after_least_squares",
+        "tests/sims/test_energies.py::test_energies_themselves_not_only_their_ratio",
+        "tests/sims/test_energies.py::test_row_noise_on_and_off_the_subspace",
+    ),
     code=(
         "theory.predictions._check",
         "theory.predictions._label_moments",

@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from proofs_check.lemmas.distilled_point_energy import raw_points
 from proofs_check.registry import known
+from proofs_check.sampled import raw_rows
 from proofs_check.search import search
 from sims.population import second_moments
 from sims.two_phase import retrained_rows
@@ -110,6 +112,8 @@ BROKEN = {
         "retrained_rows",
         lambda *arguments: retrained_rows(*arguments) + 1e-6,
     ),
+    "raw energy of teacher rows": ("teacher-row-energy", module("teacher_row_energy"), "raw_rows", scaled(raw_rows, 1.02)),
+    "raw energy of points": ("distilled-point-energy", module("distilled_point_energy"), "raw_points", scaled(raw_points, 1.02)),
     "second moment of the rows": ("common-mode", module("common_mode"), "second_moments", scaled(second_moments, 1.5)),
     "energy of the common mode": ("common-mode", module("common_mode"), "common_mode_ratio", lambda r, m1: 1.57 * r * (r + 1) / m1),
 }
