@@ -16,11 +16,11 @@ ridge picked on held-out ones, squared error on test inputs; beside it the teach
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -34,6 +34,7 @@ from theory.head_risk import HeadFit
 from theory.multi_index import make_link
 from theory.spectrum import Spectrum, criteria, least_points
 
+T = TypeVar("T")
 BLOCK = 256
 THRESHOLDS = {"common_mode": 3.0, "conditioning": 10.0, "reflected": 10.0}
 
@@ -144,12 +145,24 @@ def predicted_points(r: int, name: str, common: float = 0.0, spread: float = 0.0
 
 @cache
 def predicted_risk_points(r: int, ratio: float, fit: HeadFit, reflected: bool) -> float | None:
-    """The least M1 that theory.head_risk predicts for a risk within `ratio` of the teacher's; None below r = 4 and out of its range."""
-    if r < 4:
+    """The least M1 that theory.head_risk predicts for a risk within `ratio` of the teacher's; None where `_from_form` has none."""
+    return _from_form(r, lambda: head_risk.least_points(r, ratio, fit, reflected))
+
+
+def predicted_risk_curve(r: int, points: Sequence[float], fit: HeadFit, reflected: bool) -> list[float] | None:
+    """The predicted risk over the teacher's at each M1; None where `_from_form` has none."""
+    return _from_form(r, lambda: [head_risk.student_risk(r, m, fit, reflected) / head_risk.teacher_risk(r, fit) for m in points])
+
+
+def _from_form(r: int, found: Callable[[], T]) -> T | None:
+    """A number of theory.head_risk. None below r = 4 and at odd r (its target is traceless, the quadratic link is so at even r only), out
+    of its range, and where its fixed point does not settle: a prediction that is missing stops no report.
+    """
+    if r < 4 or r % 2:
         return None
     try:
-        return head_risk.least_points(r, ratio, fit, reflected)
-    except ValueError:
+        return found()
+    except (ValueError, FloatingPointError):
         return None
 
 

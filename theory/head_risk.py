@@ -14,13 +14,14 @@ Derived here. Steps 1 to 3 are checked in tests/theory/test_head_risk.py, all of
        S_a = sum_l D_l E_q [ q k B k^T (1 + q A k B k^T)^-1 ]_aa,      T_c = sum_l D_l E_q [ q k^T A k (1 + q B k^T A k)^-1 ]_cc.
    Sectors beyond l = TOP enter both through their energy alone. With one type on each side this is the known equivalent for random
    features (Defilippis, Loureiro, Misiakiewicz, arXiv:2405.15699), which at r = 8 is a fifth too low: radii and biases vary too much.
-3. Risk. The least training objective is O = g^T (A^-1 + E_q q k_2 B k_2^T)^-1 g, g = rho^2 / sqrt(E rho^4) the radial part of y. Weights
-   1 + eps v_a on the inputs make dO/d eps the sum of v_a times their squared residuals, and a residual is the test error over 1 + S_a:
-   v_a = (1 + S_a)^2 / n gives the test risk.
+3. Risk. The least training objective is O = E_q g^T (A^-1 + q k_2 B k_2^T)^-1 g, g = rho^2 / sqrt(E rho^4) the radial part of y. Weights
+   1 + eps v_a on the inputs, which make 1 + S_a in A to first order 1 - eps v_a + S_a, make dO/d eps the sum of v_a times their squared
+   residuals, and a residual is the test error over 1 + S_a: v_a = (1 + S_a)^2 / n gives the test risk.
 4. Retrained rows. Their second moment is A of theory.spectrum, with eigenvalues l_i of sum 1 (row_norm sets the scale). A harmonic of
-   degree 2 along directions i and j has energy l_i l_j in place of 1/r^2, over E|F|^4 = 1 + 2 sum l_i^2 for Gaussian rows; one of
-   degree 3 l_i l_j l_k, over 1 + 6 sum l_i^2 + 8 sum l_i^3; l > 3 counts as if isotropic. The plain set's common part has one size and
-   two signs, so its share m of the energy leaves these sums again (m^2, m^3).
+   degree 2 along directions i and j has energy l_i l_j / E|F|^4, against 1/(r (r+2)) for isotropic ones, and one of degree 3
+   l_i l_j l_k / E|F|^6, against 1/(r (r+2) (r+4)); l > 3 counts as if isotropic. Gaussian rows F plus a common part +-sqrt(m) in the
+   last direction (the plain set's; m = 0 if reflected) have cumulants of |F|^2 that add up over directions:
+       E|F|^4 = 1 + 2 Sigma_2,   E|F|^6 = 1 + 6 Sigma_2 + 8 Sigma_3 - 24 m^2 (l_r - m),   Sigma_p = sum l_i^p - m^p.
 
 As r -> infinity with M1 = c r and L, n of order r^2 the r l_i keep a limiting law and the common part a fixed share of the rows' energy (0
 if reflected): the risk over the teacher's tends to a function of c, and both sets need M1 of order r for it. The common mode that
@@ -98,6 +99,12 @@ def _rodrigues(r: int, degree: int) -> float:
     return float(gammaln((r - 1) / 2) - degree * math.log(2.0) - gammaln(degree + (r - 1) / 2))
 
 
+def size_moment(rows: Float[np.ndarray, "r"], common: float, degree: int) -> float:
+    """E|F|^(2 degree) of step 4, degree 1 to 3, for Gaussian rows with a part +-sqrt(common) in the last direction."""
+    two, three = (float(np.sum(rows**p)) - common**p for p in (2, 3))
+    return (1.0, 1 + 2 * two, 1 + 6 * two + 8 * three - 24 * common**2 * (float(rows[-1]) - common))[degree - 1]
+
+
 def row_factors(rows: Float[np.ndarray, "r"], common: float, degree: int) -> tuple[Float[np.ndarray, "q"], Float[np.ndarray, "q"]]:
     """(q, weights of sum 1) of step 4 for rows of eigenvalues `rows` (ascending, sum 1) of which the common part carries `common`."""
     r = len(rows)
@@ -105,8 +112,7 @@ def row_factors(rows: Float[np.ndarray, "r"], common: float, degree: int) -> tup
         return np.ones(1), np.ones(1)
     groups = [*np.array_split(rows[:-1], min(r - 1, 24)), rows[-1:]]
     value, weight = np.array([g.mean() for g in groups]), np.array([len(g) for g in groups]) / r
-    two, three = float(np.sum(rows**2)) - common**2, float(np.sum(rows**3)) - common**3
-    scale = (r, r * (r + 2) / (1 + 2 * two), r * (r + 2) * (r + 4) / (1 + 6 * two + 8 * three))[degree - 1]
+    scale = math.prod(range(r, r + 2 * degree, 2)) / size_moment(rows, common, degree)
     q, share = value, weight
     for _ in range(degree - 1):
         q, share = np.multiply.outer(q, value), np.multiply.outer(share, weight)
@@ -169,19 +175,19 @@ def _radii(r: int, nodes: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Equilibrium:
-    """S by type of input and T by type of neuron (step 2), at the weights 1 + eps v of the inputs."""
+    """S by type of input and T by type of neuron (step 2)."""
 
     inputs: Float[np.ndarray, "a"]
     neurons: Float[np.ndarray, "c"]
 
 
 def equilibrium(
-    s: Sectors, width: int, train: int, ridge: float, weights: Float[np.ndarray, "a"], start: Equilibrium | None = None
+    s: Sectors, width: int, train: int, ridge: float, spare: Float[np.ndarray, "a"], start: Equilibrium | None = None
 ) -> Equilibrium:
-    """The fixed point of step 2, by iteration. FloatingPointError where it does not settle."""
+    """The fixed point of step 2 with `spare` for the 1 of 1 + S_a, by iteration. FloatingPointError where it does not settle."""
     at = start or Equilibrium(np.full(len(s.inputs), width / train), np.full(len(s.neurons), 1e-2 * train * s.energy / width))
     for _ in range(2000):
-        a, b = _diagonals(s, width, train, ridge, weights, at)
+        a, b = _diagonals(s, width, train, ridge, spare, at)
         lower, e, v = _modes(s.left, s.right, a, b)
         gain = 1.0 / (1.0 + s.q[:, None, :] * e[:, :, None])
         seen = s.count[:, None] * np.einsum("lq,lkq->lk", s.weight * s.q, gain)
@@ -203,9 +209,9 @@ def _change(old: np.ndarray, new: np.ndarray) -> float:
     return float(np.max(np.abs(new - old) / (new + 1e-9 * np.max(new))))
 
 
-def _diagonals(s: Sectors, width: int, train: int, ridge: float, weights: np.ndarray, at: Equilibrium) -> tuple[np.ndarray, np.ndarray]:
+def _diagonals(s: Sectors, width: int, train: int, ridge: float, spare: np.ndarray, at: Equilibrium) -> tuple[np.ndarray, np.ndarray]:
     """A and B."""
-    return train * s.inputs / (1.0 / weights + at.inputs), width * s.neurons / (ridge + at.neurons)
+    return train * s.inputs / (spare + at.inputs), width * s.neurons / (ridge + at.neurons)
 
 
 def _modes(left: np.ndarray, right: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -225,16 +231,19 @@ def _objective(s: Sectors, a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ridge_risk(s: Sectors, width: int, train: int, ridge: float) -> float:
-    """Test risk at one ridge (step 3), the derivative by a central difference of relative step 1e-3."""
+    """Test risk at one ridge (step 3), the derivative by a central difference that moves no 1 + S_a by more than a thousandth of it.
+
+    S_a is 1e4 and more where n <= L and the ridge is small: a step of the order of the 1 would be lost in rounding.
+    """
     one = np.ones_like(s.inputs)
     at = equilibrium(s, width, train, ridge, one)
     v = (1.0 + at.inputs) ** 2 / train
-    step = 1e-3 / float(np.max(v))
+    step = 1e-3 * train / float(np.max(1.0 + at.inputs))
     values = []
     for sign in (1.0, -1.0):
-        weights = one + sign * step * v
-        moved = equilibrium(s, width, train, ridge, weights, at)
-        values.append(_objective(s, *_diagonals(s, width, train, ridge, weights, moved)))
+        spare = one - sign * step * v
+        moved = equilibrium(s, width, train, ridge, spare, at)
+        values.append(_objective(s, *_diagonals(s, width, train, ridge, spare, moved)))
     return (values[0] - values[1]) / (2.0 * step)
 
 
@@ -252,7 +261,7 @@ def teacher_risk(r: int, fit: HeadFit) -> float:
 def student_risk(r: int, m: float, fit: HeadFit, reflected: bool) -> float:
     """Risk with rows retrained on M1 >= 2 r points.
 
-    Against means of 100 draws at r = 8 and of 30 at r = 16 (L = 3 r^2, 4 L inputs): within 6 % from M1 = 6 r on, up to 24 % too high at
+    Against means of 100 draws at r = 8 and of 30 at r = 16 (L = 3 r^2, 4 L inputs): within 6 % from M1 = 6 r on, up to 25 % too high at
     M1 = 2 r, where the typical spectrum is at the end of its range. At r = 4 a harmonic has too few directions for step 2.
     """
     spectrum = typical_spectrum(r, m)

@@ -73,7 +73,9 @@ def measure(scaling: Scaling, rows: Rows, resamples: int = 1000) -> Laws:
             remarks[f"r_{name}"] = remark
     for name, key in (("plain", "r_risk"), ("reflected", "r_risk_reflected")):
         fits[key], series[key] = _risk_law(scaling, rows, name, rng, resamples)
-    remarks["r_risk"] = _limit_remark(rows)
+        if missing := _missing(series[key]):
+            remarks[key] = missing
+    remarks["r_risk"] = "; ".join(text for text in (_limit_remark(rows), remarks.get("r_risk")) if text)
     for name in CRITERIA:
         fits[f"r_rows_{name}"], series[f"r_rows_{name}"] = _rows_law(scaling, rows, name, rng, resamples)
     additive, floats = measure_floats(scaling, rows, rng, resamples // 4)
@@ -156,6 +158,12 @@ def _exponent(rs: Sequence[int], predicted: Sequence[float | None]) -> float | N
     """Slope of the predicted least M1 over r; None where one of them is not known or infinite."""
     known = [math.inf if value is None else value for value in predicted]
     return slope(np.array(rs, float), np.array(known)) if all(map(math.isfinite, known)) else None
+
+
+def _missing(series: Series) -> str:
+    """The places without a prediction; empty where there is none."""
+    places = [number(x) for x, value in zip(series.x, series.predicted or (), strict=True) if value is None or math.isinf(value)]
+    return f"no prediction at r = {', '.join(places)}, so none of the exponent" if places else ""
 
 
 def _limit_remark(rows: Rows) -> str:

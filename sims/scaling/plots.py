@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sims import figures
+from sims import figures, population
 from sims.encode.report import NAMES as REPRESENTATIONS
 from sims.lab.report import with_interval
 from sims.lab.store import Row
@@ -15,7 +15,6 @@ from sims.scaling.additive import LEADING
 from sims.scaling.experiment import CRITERIA, Scaling
 from sims.scaling.laws import Laws, Series, risk_fit
 from sims.scaling.rows import sound_at
-from theory import head_risk
 
 
 def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> dict[str, bytes | str]:
@@ -136,7 +135,6 @@ def _risk_in_r_figure(laws: Laws, rows: dict[str, list[Row]]) -> Any:
         figures.points(left, series.x, series.y, series.intervals, f"{name}: {with_interval(fit.exponent, fit.interval)}", k)
         left.plot(series.x, np.array(series.predicted, float), color=figures.colour(k), lw=1.2)
     rs = sorted({row["r"] for row in rows["population-risk"]})
-    known = {r for r, least in zip(rs, laws.series["r_risk"].predicted or (), strict=True) if least is not None}
     for j, r in enumerate((rs[0], rs[-1])):
         group, fit = sound_at(rows, "population-risk", r=r), risk_fit(rows, r)
         x = np.array(group[0]["grid"], float)
@@ -144,10 +142,10 @@ def _risk_in_r_figure(laws: Laws, rows: dict[str, list[Row]]) -> Any:
             middle = np.median([[risk / row["teacher"] for risk in row[name]] for row in group], axis=0)
             style: dict[str, Any] = {"ls": "", "marker": "os"[j], "ms": 4, "color": figures.colour(k), "label": f"r = {r}, {name}"}
             right.plot(x / r, middle, **style)
-            if r in known:
-                some = np.geomspace(2.001 * r, x[-1], 7)
-                curve = [head_risk.student_risk(r, m, fit, name == "reflected") / head_risk.teacher_risk(r, fit) for m in some]
-                right.plot(some / r, curve, color=figures.colour(k), lw=1.2, ls="-:"[j])
+            some = np.geomspace(2.001 * r, x[-1], 7).tolist()
+            curve = population.predicted_risk_curve(r, some, fit, name == "reflected")
+            if curve is not None:
+                right.plot(np.array(some) / r, curve, color=figures.colour(k), lw=1.2, ls="-:"[j])
     figures.log_log(left, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series["r_risk"].x)
     figures.log_log(right, "points M1 / r", "median risk / teacher's (lines: prediction)", (2, 4, 8, 16, 32))
     left.set_title("r: least points by test risk, population", fontsize=9)

@@ -21,6 +21,7 @@ from theory.head_risk import (
     ridge_risk,
     row_factors,
     sectors,
+    size_moment,
     student_risk,
     teacher_risk,
 )
@@ -137,6 +138,69 @@ def test_the_fixed_point_is_that_of_gaussian_harmonics():
         assert error < 0.06 * predicted
 
 
+@given(st.integers(2, 12), st.floats(0.0, 1.5), st.floats(0.0, 0.95), st.integers(0, 2**32 - 1))
+def test_size_moments_are_those_of_drawn_rows(r, spread, share, seed):
+    """E|F|^2, E|F|^4, E|F|^6 of Gaussian rows plus a part of one size and two signs, in standard errors; alpha = 1e-6 each."""
+    rng = np.random.default_rng(seed)
+    rows = np.sort(np.exp(spread * np.linspace(-1.0, 1.0, r)))
+    rows /= rows.sum()
+    common = share * float(rows[-1])
+    drawn = rng.standard_normal((20_000, r)) * np.sqrt(rows - np.append(np.zeros(r - 1), common))
+    drawn[:, -1] += np.sqrt(common) * np.where(rng.integers(0, 2, len(drawn)) == 1, 1.0, -1.0)
+    square = np.sum(drawn**2, axis=1)
+    for degree in (1, 2, 3):
+        power = square**degree
+        error = float(power.std()) / math.sqrt(len(power))
+        assert abs(power.mean() - size_moment(rows, common, degree)) < 5 * error + 1e-12
+
+
+def test_a_strong_common_part_makes_the_sixth_moment_smaller():
+    """r = 8, 0.4 of the energy in the common part: 1.711 by hand, where moments without the cross term give 1.999."""
+    rows = np.append(np.full(7, 0.075), 0.475)
+    rng = np.random.default_rng(2)
+    drawn = rng.standard_normal((1_000_000, 8)) * math.sqrt(0.075) + np.append(np.zeros(7), math.sqrt(0.4))
+    power = np.sum(drawn**2, axis=1) ** 3
+    assert abs(power.mean() - size_moment(rows, 0.4, 3)) < 4 * float(power.std()) / math.sqrt(len(power))
+    assert size_moment(rows, 0.4, 3) == pytest.approx(1.711, abs=5e-4)
+
+
+def drawn_risks(width: int, train: int, ridges: tuple[float, ...], draws: int) -> np.ndarray:
+    """(draws, ridges) test risks of heads on rows of one norm at r = 8, by singular values: exact where Phi^T Phi is singular."""
+    rng, risks = np.random.default_rng(5), []
+    form = np.where(np.arange(8) % 2 == 0, 1.0, -1.0) / 4.0  # variance 1, traceless
+    for _ in range(draws):
+        rows, bias = rng.standard_normal((width, 8)), rng.standard_normal(width)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        (phi, y), (test, clean) = (
+            (np.maximum(z @ rows.T + bias, 0.0), z**2 @ form) for z in (rng.standard_normal((n, 8)) for n in (train, 2000))
+        )
+        u, d, v = np.linalg.svd(phi, full_matrices=False)
+        risks.append([np.mean((test @ (v.T @ (d / (d * d + ridge) * (u.T @ y))) - clean) ** 2) for ridge in ridges])
+    return np.array(risks)
+
+
+@pytest.mark.parametrize(("width", "ridges", "allowance"), [(400, (1e-4, 1e-8, 1e-10), 0.0), (192, (1e-4, 1e-6), 0.1)])
+def test_few_inputs_and_a_small_ridge(width, ridges, allowance):
+    """S is 400 to 3e9 there: the derivative of step 3 must not be taken by a step of the order of 1. At the peak of the risk, n = L, step 2
+    itself is a tenth off at r = 8.
+    """
+    found, train = sectors(np.full(8, 1 / 8)), 192
+    drawn = drawn_risks(width, train, tuple(ridge * train for ridge in ridges), 40)
+    predicted = [ridge_risk(found, width, train, ridge * train * found.energy) for ridge in ridges]
+    for values, expected in zip(drawn.T, predicted, strict=True):
+        error = float(values.std(ddof=1)) / math.sqrt(len(values))
+        assert abs(values.mean() - expected) < 3 * error + allowance * expected
+        assert error < 0.08 * expected
+    if width > train:
+        assert predicted[2] == pytest.approx(predicted[1], rel=1e-3), "a ridge this small is none"
+
+
+def test_risk_with_many_inputs_is_as_published():
+    """The forms of docs/results/simulator.md at L = 192 and 768, 4 L inputs: to 1e-4, whatever the step."""
+    assert teacher_risk(8, HeadFit(192, 768, (1e-8, 1e-6, 1e-4, 1e-2))) == pytest.approx(0.0841832, rel=1e-4)
+    assert teacher_risk(16, HeadFit(768, 3072, (1e-6, 1e-4))) == pytest.approx(0.0786371, rel=1e-4)
+
+
 @pytest.mark.parametrize("reflected", [False, True])
 def test_risk_falls_with_points_to_that_of_equal_rows(reflected):
     r = 8
@@ -168,3 +232,10 @@ def test_bad_heads_and_unsettled_points_are_named(monkeypatch):
     monkeypatch.setattr(head_risk, "_change", lambda old, new: math.nan)
     with pytest.raises(FloatingPointError, match=r"does not settle \(L=48, n=192, ridge=0.01\)"):
         ridge_risk(sectors(np.full(4, 1 / 4)), 48, 192, 0.01)
+
+
+def test_as_many_inputs_as_neurons_without_a_ridge_is_an_error():
+    """The peak of the risk: the iteration slows down as 1 / sqrt(ridge), and stops by name rather than with a number."""
+    found = sectors(np.full(8, 1 / 8))
+    with pytest.raises(FloatingPointError, match=r"does not settle \(L=192, n=192"):
+        ridge_risk(found, 192, 192, 1e-8 * 192)
