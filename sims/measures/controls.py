@@ -6,7 +6,7 @@ import numpy as np
 
 from sims.measures.encoding import DIRECTIONS, HERE, KERNEL, arguments, cells, directions, point_share, row_share, share
 from sims.measures.measure import Config, Grids, Measure, Table, product
-from sims.measures.risk import OURS, curve, medians
+from sims.measures.risk import OURS, curve, fall, medians
 from theory import geometry, predictions
 from theory.multi_index import make_link
 
@@ -71,12 +71,6 @@ def common_share_predicted(where: Config) -> float:
     link, noise, d, n = arguments(where)
     ratio = geometry.diversity(link, noise, d, n, directions(where), where["M1"])
     return ratio / (1.0 + ratio)
-
-
-def few_over_many(table: Table, where: Config) -> float:
-    """Median risk at the first value over that at the last."""
-    risk = medians(table, "real")
-    return float(risk[0] / risk[-1])
 
 
 MEASURES = (
@@ -176,7 +170,7 @@ MEASURES = (
         "the common part costs risk: at least 1.2 (" + OURS + ")",
         "derived here",
         "curve",
-        few_over_many,
+        fall,
         lambda where: 1.2,
         Grids(
             curve(6, "J", [1, 16], [-1], r=4, L=256, d=64, per_r2=2.0),

@@ -45,25 +45,19 @@ def over_teacher(table: Table, where: Config) -> float:
     return float(medians(table, "real")[where["place"]] / medians(table, "teacher")[where["place"]])
 
 
-def log_slope(table: Table, where: Config) -> float:
-    """Slope of the logarithm of the median risk (head on real samples) in the logarithm of the running value."""
-    return float(np.polyfit(np.log(where["values"]), np.log(medians(table, "real")), 1)[0])
+def log_slope(name: str) -> Any:
+    """Statistic: slope of the logarithm of the median risk in that column in the logarithm of the running value."""
 
+    def statistic(table: Table, where: Config) -> float:
+        return float(np.polyfit(np.log(where["values"]), np.log(medians(table, name)), 1)[0])
 
-def excess_slope(table: Table, where: Config) -> float:
-    """The same for the risk of M2 labels with a fresh start."""
-    return float(np.polyfit(np.log(where["values"]), np.log(medians(table, "fresh")), 1)[0])
+    return statistic
 
 
 def fall(table: Table, where: Config) -> float:
     """Median risk at the first value over that at the last."""
     risk = medians(table, "real")
     return float(risk[0] / risk[-1])
-
-
-def transfer_slope(table: Table, where: Config) -> float:
-    """Slope of the logarithm of the median risk on the new target in log d."""
-    return float(np.polyfit(np.log(where["values"]), np.log(medians(table, "kept")), 1)[0])
 
 
 def transfer_gain(table: Table, where: Config) -> float:
@@ -124,7 +118,7 @@ MEASURES = (
         "risk at M1 = 8 r^2 against the teacher",
         "median test risk of retrained rows with a head on real samples over the median risk of the full-data teacher",
         "a plateau at the teacher's risk: ratio at most 1.5 (" + OURS + ")",
-        "plateau at order r^2 points: stated in the paper's abstract as memory; the factor is ours",
+        "plateau at order r^2 points: derived here from the memory that the abstract states; the factor is ours",
         "curve",
         over_teacher,
         lambda where: 1.5,
@@ -137,9 +131,9 @@ MEASURES = (
         "risk at fixed M1 as d grows",
         "slope of log median risk in log d at fixed M1, N/d^2 and L J/(r d)",
         "it does not grow with d: slope at most 0, within 0.25 (" + OURS + ")",
-        "independence of d: stated in the paper's abstract as memory linear in d",
+        "independence of d: derived here from the memory that the abstract states, linear in d",
         "curve",
-        log_slope,
+        log_slope("real"),
         lambda where: 0.0,
         Grids(curve(6, "d", [16, 32, 64], [-1]), curve(10, "d", [16, 32, 64, 128], [-1])),
         "at",
@@ -196,7 +190,7 @@ MEASURES = (
         "squared error at most C r^p kappa^2p / L, so slope at most -1, as long as the samples do not limit it",
         "stated in Damian, Lee, Soltanolkotabi, COLT 2022 (their bound, for the full-data network)",
         "curve",
-        excess_slope,
+        log_slope("fresh"),
         lambda where: -1.0,
         Grids(
             curve(8, "L", [32, 64, 128], [-1], per_r2=4.0, m2_per_L=1.0, samples=32.0),
@@ -254,7 +248,7 @@ MEASURES = (
         "labels of the target needed do not depend on d: slope at most 0, within 0.25 (" + OURS + ")",
         "stated in Damian, Lee, Soltanolkotabi, COLT 2022 (target sample complexity without d)",
         "transfer",
-        transfer_slope,
+        log_slope("kept"),
         lambda where: 0.0,
         Grids(
             curve(6, "d", [16, 32, 64], [-1], target="quadratic-plus", labels=600),

@@ -29,6 +29,8 @@ from sims.pipeline import Bench, Task, distil_points, encode, task_of, teacher_n
 from sims.population import encoded_criteria, log_grid
 from sims.two_phase import retrained_rows
 
+ENOUGH = 4  # M1 / r from which reflection is expected to help, and which stands for order r: at r = 8 it is half of r^2
+
 
 @dataclass(frozen=True)
 class Reflected:
@@ -66,10 +68,19 @@ class Reflected:
             raise ValueError(f"an exponent needs at least three increasing r: r_least={list(self.r_least)}")
         if not self.shares or min(self.shares) < 1:
             raise ValueError(f"fewer points than r cannot span S*: shares={list(self.shares)}")
+        if 1 not in self.shares or max(self.shares) < ENOUGH:
+            raise ValueError(
+                f"the expectations compare M1 = r and M1 >= {ENOUGH} r: give shares 1 and at least {ENOUGH}: shares={list(self.shares)}"
+            )
         if not 1 < self.ratio < np.inf:
             raise ValueError(f"the level must lie above the teacher's risk: ratio={self.ratio}")
         for cell in [*self.cells(), *self.least_cells()]:
             Task(**cell)
+        if not any(cell["samples"] > 1 and cell["r"] > 1 for cell in self.cells()):
+            raise ValueError(
+                f"the expectations need a task with N > d^2 and r > 1: samples={self.samples:g}, samples_over={list(self.samples_over)}, "
+                f"r={self.r}, r_over={list(self.r_over)}"
+            )
 
     def cell(self, r: int, **changed: Any) -> dict[str, Any]:
         """The fields of the Task at r; `changed` overrides link, samples, noise, matching, L or diversity."""

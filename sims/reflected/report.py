@@ -12,10 +12,12 @@ from sims import figures
 from sims.command import Facts
 from sims.lab.laws import SampledLaw
 from sims.lab.report import Cell, markdown_table, number, with_interval
-from sims.reflected.experiment import Reflected
-from sims.reflected.laws import ENOUGH, NEAR, ORDER, SETS, Found, Pair, holds, label, places
+from sims.reflected.experiment import ENOUGH, Reflected
+from sims.reflected.laws import NEAR, SETS, Found, Pair, holds, label, places
 
 HEADERS = ("expectation", "mean log(reflected / plain) [95 %]", "verdict")
+
+FORMS = {"risk": " (quadratic target, population limit)", "conditioning": ""}
 
 
 def expectation_rows(found: Found) -> list[list[Cell]]:
@@ -39,13 +41,17 @@ def verdict(found: Found) -> str:
             f"exponent in r of the least M1 by {words}: plain {with_interval(plain.exponent, plain.interval)} ({plain.censored} censored), "
             f"reflected {with_interval(reflected.exponent, reflected.interval)} ({reflected.censored} censored)"
         )
+        forms = ", ".join(f"{name} {number(found.predicted[words][name])}" for name in SETS)
+        lines.append(f"closed forms at these sizes, {words}{FORMS[words]}: {forms}")
         lines.append(f"conjecture M1 of order r, by {words}: {holds(laws['reflected'])}; {_exponent_words(laws['reflected'], words)}")
-    at = places(found.pairs)
-    count = {word: [place for place in at if place.verdict == word] for word in ("HOLDS", "BREAKS", "UNDECIDED")}
-    lines.append(
-        f"conjecture at M1 = {ORDER} r: risk within {NEAR:g} x the full-data teacher's in {len(count['HOLDS'])} of {len(at)} tasks, "
-        f"breaks in {len(count['BREAKS'])}, undecided in {len(count['UNDECIDED'])}"
-    )
+    for name in SETS[::-1]:
+        at = places(found.pairs, name)
+        count = {word: [place for place in at if place.verdict == word] for word in ("HOLDS", "BREAKS", "UNDECIDED")}
+        lines.append(
+            f"{name} set at M1 = {ENOUGH} r: risk within {NEAR:g} x the full-data teacher's in {len(count['HOLDS'])} of {len(at)} tasks, "
+            f"above in {len(count['BREAKS'])}, undecided in {len(count['UNDECIDED'])}"
+        )
+    count = {word: [place for place in places(found.pairs) if place.verdict == word] for word in ("BREAKS", "UNDECIDED")}
     lines += [
         f"{word.lower()} at {p.task}, M1 = {p.m1}: {with_interval(p.factor, p.interval)} x"
         for word in ("BREAKS", "UNDECIDED")
@@ -77,7 +83,8 @@ def summary(found: Found, facts: Facts) -> str:
         "conjecture": {
             "risk": holds(found.least["reflected"]),
             "conditioning": holds(found.conditioned["reflected"]),
-            "places": [vars(place) for place in places(found.pairs)],
+            "closed_forms": found.predicted,
+            "places": {name: [vars(place) for place in places(found.pairs, name)] for name in SETS},
         },
         "least": {name: _law_json(law) for name, law in found.least.items()},
         "least_by_conditioning": {name: _law_json(law) for name, law in found.conditioned.items()},

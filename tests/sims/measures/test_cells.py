@@ -12,6 +12,8 @@ import pytest
 
 from sims.measures.catalogue import MEASURES, TRIALS
 from sims.measures.measure import Cell, Measure, Outcome, evaluate
+from sims.measures.retraining import mapped, typical
+from sims.measures.risk import log_slope
 from theory import geometry, predictions
 from theory.multi_index import make_link
 
@@ -70,6 +72,47 @@ def test_a_prediction_that_is_wrong_by_a_third_is_caught(name):
     for factor in (0.67, 1.5):
         wrong = dataclasses.replace(measure, predicted=lambda w, f=factor: f * measure.predicted(w))
         assert measured(wrong, pick(name, **where), draws).z > 4.0
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "columns", "factor", "within"),
+    [
+        ("Q7", {"r": 8, "criterion": "common_mode", "multiple": 1.0}, "common_mode", 1.03, False),
+        ("Q7", {"r": 8, "criterion": "common_mode", "multiple": 1.0}, "common_mode", 0.985, True),
+        ("Q7", {"r": 8, "criterion": "conditioning", "multiple": 1.0}, "conditioning", 1.03, True),
+        ("Q7.samples", {}, "conditioning", 1.15, False),
+        ("Q7.samples", {}, "conditioning", 1.05, True),
+    ],
+)
+def test_a_correction_covers_no_more_than_what_it_is_stated_for(name, where, columns, factor, within):
+    """Planted draws at a factor of the typical spectrum: r^(-2/3)/6 is 4.2 % at r = 8, 1/(8 r) 1.6 %, q_D at N = 16 d^2 2.6 %."""
+    cell, measure = pick(name, **where), BY_NAME[name]
+    value = factor * typical(cell.where)
+    values = [value] * len(cell.where["grid"]) if "grid" in cell.where else value
+    rows = [{"failed": None, columns: (np.array(values) * (1 + 1e-4 * k)).tolist()} for k in (-1, 0, 1)]
+    assert evaluate(measure, cell, rows).within == within
+
+
+def test_samples_move_the_conditioning_of_the_rows():
+    """The median at d = 64, r = 8, N = 16 d^2, M1 = 128 was 5.14 +- 0.07; Gaussian points give 4.84, their noise half of the rest."""
+    where = {"link": "quadratic", "noise": 0.0, "d": 64, "r": 8, "per_d2": 16, "M1": 128, "criterion": "conditioning"}
+    assert typical(where) == pytest.approx(4.84, abs=0.01)
+    assert BY_NAME["Q7.samples"].predicted(where) == pytest.approx(5.00, abs=0.01)
+    assert mapped(where | {"per_d2": 10**6}) == pytest.approx(typical(where), rel=1e-4)
+    with pytest.raises(ValueError, match=r"outside of the range of theory.retrained"):
+        mapped(where | {"M1": 16})
+
+
+@pytest.mark.parametrize("column", ["real", "fresh", "kept"])
+def test_a_slope_is_that_of_its_own_column(column):
+    table = {name: np.outer([1.0, 1.0, 1.0], np.array([1.0, 2.0, 4.0]) ** k) for k, name in enumerate(("real", "fresh", "kept"), 1)}
+    slope = log_slope(column)(table, {"values": [8, 16, 32]})
+    assert slope == pytest.approx(("real", "fresh", "kept").index(column) + 1)
+
+
+def test_what_the_paper_states_is_memory_alone():
+    for name in ("Q8", "Q8.d"):
+        assert BY_NAME[name].source.split("; ")[0].find("derived here from the memory that the abstract states") > 0
 
 
 def test_leading_orders_alone_would_fail_where_the_finite_forms_hold():
