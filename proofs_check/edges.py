@@ -34,8 +34,11 @@ def beyond(edge: Edge) -> Change:
     return lambda e, rng: edge.at(e, rng, edge.share(-(10.0 ** rng.uniform(-3.0, -1.0))))
 
 
+SIDES = (("above", 1.0), ("below", -1.0))
+"""Which way a quantity of either sign is moved off."""
+
 EDGES: tuple[Edge, ...] = (
-    *(Edge("A1", "mean", changes.input_mean(sign)) for sign in (1.0, -1.0)),
+    *(Edge("A1", f"mean {side}", changes.input_mean(sign)) for side, sign in SIDES),
     Edge("A1", "a large variance", changes.input_spread),
     Edge("A1", "a small variance", changes.input_least, upper=False),
     Edge("A1", "the law of the entries", changes.input_law, upper=False),
@@ -43,23 +46,34 @@ EDGES: tuple[Edge, ...] = (
     Edge("A2", "r < d", lambda e, rng, f: of_shape(e.model.r + int(f >= 1.0), e.model.r)(e, rng), upper=False, whole=True),
     *(Edge("A3", f"power {power} off S*", changes.seen_off(power)) for power in (1, 2, 3)),
     *(Edge("A4", f"order p + {more}", changes.higher_order(more)) for more in range(1, 7)),
-    *(Edge("A5", part, changes.moment(part, sign)) for part in ("variance", "raw variance", "mean", "linear") for sign in (1.0, -1.0)),
+    *(
+        Edge("A5", f"{part} {side}", changes.moment(part, sign))
+        for part in ("variance", "raw variance", "mean", "linear")
+        for side, sign in SIDES
+    ),
     Edge("A6", "smallest eigenvalue", lambda e, rng, f: changes.second_direction(f * e.thresholds.rank, e), upper=False),
     Edge("A7", "kappa", lambda e, rng, f: changes.second_direction(0.5 / (f * e.thresholds.kappa), e)),
     *(Edge("A8", name, changes.bent(leaf)) for leaf, name in enumerate(("heads", "rows", "biases"))),
     Edge("A9", "a long row", changes.row_length(True)),
     Edge("A9", "a short row", changes.row_length(False), upper=False),
-    *(Edge("A9", "heads", changes.head(sign)) for sign in (1.0, -1.0)),
+    *(Edge("A9", f"heads {side}", changes.head(sign)) for side, sign in SIDES),
     Edge("A10", "N", lambda e, rng, f: bounded(e, samples=e.samples / (f * e.model.d**2 * changes.kappa2(e) * e.model.r)), upper=False),
     Edge("A10-raw", "N", lambda e, rng, f: bounded(replace(e, preprocessed=False), raw=e.samples / (f * e.model.d**3)), upper=False),
     Edge("A11", "d", lambda e, rng, f: bounded(e, dimension=e.model.d / (f * math.sqrt(changes.kappa2(e)) * e.model.r**1.5)), upper=False),
-    *(Edge("A12", "mean", changes.label_mean(sign)) for sign in (1.0, -1.0)),
+    *(Edge("A12", f"mean {side}", changes.label_mean(sign)) for side, sign in SIDES),
     Edge("A12", "linear part", changes.label_slope),
-    *(Edge("A13", "decay", lambda e, rng, f, s=s: bounded(replace(e, decay=1.0 + s * f * COARSE), exact=COARSE)) for s in (1.0, -1.0)),
+    *(
+        Edge("A13", f"decay {side}", lambda e, rng, f, s=s: bounded(replace(e, decay=1.0 + s * f * COARSE), exact=COARSE))
+        for side, s in SIDES
+    ),
     Edge("A14", "step", lambda e, rng, f: replace(e, points=e.points0 * (1.0 + f * e.thresholds.erase)), upper=False),
     *(
-        Edge("A14", "decay", lambda e, rng, f, s=s: bounded(replace(e, points=e.points0, distil_decay=1.0 + s * f * COARSE), exact=COARSE))
-        for s in (1.0, -1.0)
+        Edge(
+            "A14",
+            f"decay {side}",
+            lambda e, rng, f, s=s: bounded(replace(e, points=e.points0, distil_decay=1.0 + s * f * COARSE), exact=COARSE),
+        )
+        for side, s in SIDES
     ),
     *(Edge("A15", f"labels of sign {sign:+.0f}", changes.label_sign(sign), upper=False) for sign in (1.0, -1.0)),
     Edge("A16", "mean", changes.point_mean),

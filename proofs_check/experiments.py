@@ -192,6 +192,14 @@ FAR: dict[str, list[Change]] = {
 }
 """Ways that lie far outside, or outside of every bound."""
 
+WAYS: dict[str, list[str]] = {
+    name: [
+        *(f"far outside: way {k + 1} of {len(ways)}" for k in range(len(ways))),
+        *(f"just beyond: {edge.clause}" for edge in EDGES if edge.assumption == name),
+    ]
+    for name, ways in FAR.items()
+}
+"""What each control breaks, in the order of CONTROLS."""
 CONTROLS: dict[str, list[Change]] = {
     name: [*ways, *(beyond(edge) for edge in EDGES if edge.assumption == name)] for name, ways in FAR.items()
 }

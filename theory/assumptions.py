@@ -19,7 +19,6 @@ DAMIAN = "Damian, Lee, Soltanolkotabi, COLT 2022"
 CHEN = "Chen, Huang, Weng, NeurIPS 2024"
 PAPER = "Kinoshita et al., arXiv:2603.14830, abstract"
 HERE = "derived here"
-METHOD = "method"
 
 FRESH = ("test", "retrain", "bias")
 """Roles whose seeds must differ from those of every other role (A24)."""
@@ -246,14 +245,22 @@ def ridge_reachable(e: Experiment, lambda_s: float, head: np.ndarray, labels2: n
     return below(lambda_s * 4.0 * (float(np.linalg.norm(head)) / size) ** 2, 1.0) if size > 0 else -math.inf
 
 
-@assumption("A23", "r^2 d + L floats are few beside the data and the weights", PAPER, "model", "samples", "width")
+@assumption(
+    "A23",
+    "r^2 d + L floats are few beside the data and the weights",
+    f"{PAPER}; the inequality and its 0.1 {HERE}",
+    "model",
+    "samples",
+    "width",
+)
 def nontrivial(e: Experiment, model: MultiIndexModel, samples: int, width: int) -> float:
     stored = memory.distilled(model.r**2, model.d, width).floats
     return below(stored, e.thresholds.nontrivial * min(samples * model.d, width * model.d))
 
 
-@assumption("A24", "test, retraining and bias seeds are used for nothing else", METHOD, "seeds")
-def seeds_disjoint(e: Experiment, seeds: Mapping[str, tuple[int, ...]]) -> float:
+@assumption("A24", "test, retraining and bias seeds are used for nothing else", HERE, "seeds", "seeds.test", "seeds.retrain")
+def seeds_disjoint(e: Experiment, seeds: Mapping[str, tuple[int, ...]], *_: tuple[int, ...]) -> float:
+    # Biases need no seed of their own: they may be drawn along with the retraining start.
     used = {seed for role, values in seeds.items() if role not in FRESH for seed in values}
     fresh = [seed for role in FRESH for seed in seeds.get(role, ())]
     shared = sum(seed in used for seed in fresh) + len(fresh) - len(set(fresh))

@@ -129,7 +129,8 @@ class Margin:
 
 @dataclass(frozen=True)
 class Assumption:
-    """A named hypothesis. Calling it measures its margin, or gives None where one of `needs` is missing.
+    """A named hypothesis. Calling it measures its margin, or gives None where one of `needs` (fields; seeds.test: a key)
+    is missing.
 
     `measure` takes the experiment and the values of `needs` in order; it too may give None.
     """
@@ -148,7 +149,7 @@ class Assumption:
 
     def missing(self, experiment: Experiment) -> tuple[str, ...]:
         """What it needs and the experiment does not give."""
-        return tuple(need for need in self.needs if getattr(experiment, need) is None)
+        return tuple(need for need in self.needs if _given(experiment, need) is None)
 
     def require(self, experiment: Experiment) -> Margin:
         """The margin; ValueError where it cannot be judged, naming the fields that are missing."""
@@ -159,12 +160,18 @@ class Assumption:
         return found
 
     def __call__(self, experiment: Experiment) -> Margin | None:
-        inputs = [getattr(experiment, need) for need in self.needs]
+        inputs = [_given(experiment, need) for need in self.needs]
         value = None if any(x is None for x in inputs) else self.measure(experiment, *inputs)
         if value is None:
             return None
         value = -math.inf if math.isnan(value) else float(value)
         return Margin(self.name, value, value > 0 or (value == 0 and not self.strict), self.statement, self.source)
+
+
+def _given(experiment: Experiment, need: str) -> Any:
+    field, _, key = need.partition(".")
+    value = getattr(experiment, field)
+    return value.get(key) if key and value is not None else value
 
 
 def assumption(name: str, statement: str, source: str, *needs: str, strict: bool = False) -> Callable[[Callable[..., Any]], Assumption]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import strategies as st
 
-from proofs_check.experiments import CONTROLS, D, sound
+from proofs_check.experiments import CONTROLS, WAYS, D, sound
 from proofs_check.lemma import CLEAR, Control, Lemma, Margin, Source
 from theory.assumptions import ASSUMPTIONS, HERE
 from theory.margins import Assumption
@@ -35,7 +35,7 @@ def _margin(one: Assumption) -> Margin:
 def row(one: Assumption) -> Lemma:
     """The row of one assumption; each way of breaking it is a control of its own."""
     kind = "derived" if one.source.startswith(HERE) else "stated"
-    ways = [f"way {k + 1} of breaking {one.name}" for k in range(len(CONTROLS[one.name]))]
+    ways = WAYS[one.name]
     return Lemma(
         number=100 + list(ASSUMPTIONS).index(one.name),
         name=f"{one.name.lower()}-{one.label.replace('_', '-')}",

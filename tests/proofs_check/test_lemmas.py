@@ -58,6 +58,15 @@ def test_each_needed_assumption_breaks_the_conclusion_clearly(lemma, outcome):
     assert {control.assumption for control in outcome.controls} == set(lemma.assumptions), "every assumption has its control"
 
 
+def test_controls_of_an_assumption_are_named_by_clause():
+    assert list(LEMMAS["a13-start-erased"].assumptions) == [
+        "far outside: way 1 of 2",
+        "far outside: way 2 of 2",
+        "just beyond: decay above",
+        "just beyond: decay below",
+    ]
+
+
 def test_the_guarded_code_exists(lemma):
     assert lemma.code
     for name in lemma.code:

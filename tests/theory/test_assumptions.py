@@ -12,7 +12,7 @@ from proofs_check.changes import with_link
 from proofs_check.edges import EDGES
 from proofs_check.experiments import CONTROLS, D, sound
 from tests.strategies import generators, seeds
-from theory.assumptions import ASSUMPTIONS, margins
+from theory.assumptions import ASSUMPTIONS, HERE, PAPER, margins
 from theory.margins import Assumption, Experiment, Thresholds, above, assumption, below
 
 
@@ -110,7 +110,15 @@ def test_what_is_not_given_is_not_judged():
     for one in ASSUMPTIONS.values():
         assert one.needs
         for need in one.needs:
-            assert one(replace(e, **{need: None})) is None
+            field, _, key = need.partition(".")
+            rest = {name: value for name, value in getattr(e, field).items() if name != key} if key else None
+            assert one(replace(e, **{field: rest})) is None
+
+
+def test_what_is_ours_is_called_derived():
+    assert ASSUMPTIONS["A24"].source == HERE
+    assert ASSUMPTIONS["A23"].source.startswith(PAPER)
+    assert ASSUMPTIONS["A23"].source.endswith(HERE)
 
 
 def test_what_is_missing_is_named():
@@ -118,6 +126,8 @@ def test_what_is_missing_is_named():
     assert ASSUMPTIONS["A10"].require(e).holds
     with pytest.raises(ValueError, match=r"A10 .* needs samples, preprocessed$"):
         ASSUMPTIONS["A10"].require(replace(e, samples=None, preprocessed=None))
+    with pytest.raises(ValueError, match=r"A24 .* needs seeds.test, seeds.retrain$"):
+        ASSUMPTIONS["A24"].require(replace(e, seeds={"train": (1,)}))
     with pytest.raises(ValueError, match=r"A10 .* another kind of experiment"):
         ASSUMPTIONS["A10"].require(replace(e, preprocessed=False))
 
