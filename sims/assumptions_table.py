@@ -3,7 +3,9 @@
     of_task      from the configuration alone: what N, d, r, L, J, the link and the budgets decide
     of_encoded   from what T1 to T4 left as well: the starts, the random and the distilled points, retrained rows and biases
     table        the rows of an experiment, and the line
-    of_configs   every task among the trials of a sweep, from the configuration alone, and what they come to together
+    margins      the same as columns of a stored trial, which judges the very experiment that it has carried out
+    of_rows      every task among the stored trials of a sweep: the least margin over the trials that judge themselves, and what follows
+                 from the configuration alone for the rest
 
 Full sample and labels enter (A1, A12) only where they fit in SAMPLE floats; what is not given is not judged, and the row says what is
 missing. Constants of the thresholds are ours (theory.margins.Thresholds).
@@ -14,17 +16,24 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from sims.arrays import to_numpy
 from sims.lab.report import Cell, markdown_table, number
-from sims.pipeline import Encoded, Task, fresh_network, task_of
+from sims.pipeline import Encoded, Task, fresh_network, random_points, task_of
 from theory.assumptions import ASSUMPTIONS
 from theory.distill.leaves import Leaves
 from theory.margins import Experiment, Thresholds
 from theory.multi_index import draw_model
 
 HEADERS = ("assumption", "statement", "margin", "holds", "source")
-SAMPLE = 2**22
+SAMPLE = 2**23
+BY_CONSTRUCTION = frozenset({"A13", "A15"})
+"""What no run of the pipeline can break: every first-layer step is taken with the decay that erases its start, every label of D1 is 1."""
+NOT_JUDGED = (
+    "Not judged: no trial of this run kept what the row names. Trials that carry out every phase (`encode`, the baselines of `scaling` "
+    f"and `measure`) keep all of it but the real sample x with its labels y, kept up to {SAMPLE} numbers."
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ class Row:
         if self.holds is None:
             verdict = f"not judged: needs {', '.join(self.missing)}" if self.missing else "does not apply"
         else:
-            verdict = "yes" if self.holds else "NO"
+            verdict = ("yes, by construction" if self.name in BY_CONSTRUCTION else "yes") if self.holds else "NO"
         return [self.name, self.statement, None if self.margin is None else number(self.margin), verdict, self.source]
 
 
@@ -106,7 +115,6 @@ def of_task(
         m1=m1,
         preprocessed=task.preprocessing != "none",
         decay=1.0,
-        distil_decay=1.0,
         labels1=None if m1 is None else np.ones(m1),
         accuracy=accuracy,
         failure=failure,
@@ -114,23 +122,41 @@ def of_task(
     )
 
 
-def of_encoded(encoded: Encoded, points: Any = None, features: Any = None, head: Any = None, **budgets: Any) -> Experiment:
-    """From what a run left: `points` distilled (M1, d), `features` Phi (M2, L) of the label inputs, `head` a_T; budgets as in `of_task`."""
+def of_encoded(
+    encoded: Encoded, points: Any = None, fitted: tuple[Any, Any, Any] | None = None, head: Any = None, **budgets: Any
+) -> Experiment:
+    """From what a run left; budgets as in `of_task`.
+
+    points   distilled (M1, d)        fitted   features Phi (M2, L) of the label inputs, the M2 labels, and the head fitted to them
+    head     a_T of the network that gave the labels
+    """
     task = encoded.task
     m1 = None if points is None else points.shape[0]
     model = draw_model(task.d, task.r, task.link, encoded.rng("model"), task.noise)  # the run's own, before it is moved and rounded
     known = replace(of_task(task, m1, **budgets), model=model, theta0=_leaves(encoded.starts[0]), seeds=_seeds(encoded), **_sample(encoded))
     if points is not None:
         rows, biases = fresh_network(encoded, points, "retrain")
-        start = encoded.rng("points").standard_normal((points.shape[0], task.d))
+        start = random_points(encoded, points.shape[0])
         known = replace(known, points=_host(points), points0=start, rows=_host(rows), biases=_host(biases))
-    optional = {"features": features, "head": head}
-    return replace(known, **{name: _host(value) for name, value in optional.items() if value is not None})
+    if fitted is not None:
+        phi, labels2, reached = map(_host, fitted)
+        known = replace(known, features=phi, labels2=labels2, lambda_s=ridge_of(phi, labels2, reached))
+    return known if head is None else replace(known, head=_host(head))
+
+
+def ridge_of(features: Float[np.ndarray, "M2 L"], y: Float[np.ndarray, "M2"], head: Float[np.ndarray, "L"]) -> float:
+    """lambda_S of a ridge head, from its normal equations Phi^T (y - Phi a) = lambda_S a (derived here); 0 at or below rounding."""
+    return max(float((features @ head) @ (y - features @ head) / (head @ head)), 0.0)
+
+
+def margins(experiment: Experiment) -> dict[str, float | None]:
+    """One column an assumption for the store, None where it is not judged."""
+    return {_column(row.name): row.margin for row in table(experiment).rows}
 
 
 @dataclass(frozen=True)
 class SweepTable:
-    """The tables of all tasks of a sweep, by a line that names each task."""
+    """The tables of all tasks of a sweep, by a line that names each task; what no task judges is no part of the run."""
 
     tasks: Mapping[str, AssumptionTable]
 
@@ -155,7 +181,7 @@ class SweepTable:
                 worst, label = min(pairs, key=lambda pair: pair[0].margin or 0.0)
                 count = f"{len(pairs)} of {len(judged[name])} tasks"
                 outside.append(f"{name} {worst.statement} ({count}, margin {number(worst.margin)} at {label})")
-        start = f"assumptions: {len(judged) - len(outside)} of {len(judged)} judged hold at all {len(self.tasks)} tasks"
+        start = f"assumptions: {len(judged) - len(outside)} of {len(judged)} judged hold at all {len(self.tasks)} tasks they are judged at"
         return f"{start}; outside: {'; '.join(outside)}" if outside else start
 
     def markdown(self) -> str:
@@ -163,30 +189,43 @@ class SweepTable:
         cells: list[list[Cell]] = []
         for name, pairs in self._judged().items():
             row, label = min(pairs, key=lambda pair: pair[0].margin or 0.0, default=self._by_assumption()[name][0])
-            held = f"{sum(bool(one.holds) for one, _ in pairs)} of {len(pairs)}" if pairs else row.cells[3]
+            count = f"{sum(bool(one.holds) for one, _ in pairs)} of {len(pairs)}{', by construction' * (name in BY_CONSTRUCTION)}"
+            held = count if pairs else row.cells[3]
             cells.append([name, row.statement, held, row.cells[2], label if pairs else None, row.source])
         head = ("assumption", "statement", "tasks that hold", "least margin", "at", "source")
-        return f"# Assumptions of the theory at the tasks of this run\n\n{markdown_table(head, cells)}\n{self.line}\n"
+        return f"# Assumptions of the theory at the tasks of this run\n\n{markdown_table(head, cells)}\n{self.line}\n\n{NOT_JUDGED}\n"
 
     def plain(self) -> dict[str, Any]:
         """assumptions.json: the margins of every task."""
         return {label: one.plain() for label, one in self.tasks.items()}
 
 
-def of_configs(configs: Iterable[Mapping[str, Any]]) -> SweepTable:
-    """The distinct tasks among trial configurations (those that hold every field of Task); M1 is the largest of `M1` or `m1`."""
+def of_rows(rows: Iterable[Mapping[str, Any]]) -> SweepTable:
+    """The distinct tasks among stored trials (those that hold every field of Task); M1 is the largest of `M1` or `m1`."""
     names = [f.name for f in fields(Task)]
     tasks: dict[str, AssumptionTable] = {}
-    for config in configs:
-        if all(name in config for name in names):
-            task, m1 = task_of(config), config.get("M1", config.get("m1"))
+    for row in rows:
+        if all(name in row for name in names):
+            task, m1 = task_of(row), row.get("M1", row.get("m1"))
             m1 = max(m1) if isinstance(m1, Sequence) else m1
             parts = {"d": task.d, "r": task.r, "L": task.L, "J": task.J, "N": task.N, "M1": m1}
             extra = [task.link, task.preprocessing, *([f"noise {task.noise:g}"] if task.noise else [])]
             label = ", ".join([*(f"{name} = {value}" for name, value in parts.items() if value is not None), *extra])
             if label not in tasks:
                 tasks[label] = table(of_task(task, m1))
+            tasks[label] = AssumptionTable(tuple(_lesser(one, row.get(_column(one.name))) for one in tasks[label].rows))
     return SweepTable(tasks)
+
+
+def _column(name: str) -> str:
+    return f"margin_{name}"
+
+
+def _lesser(row: Row, margin: float | None) -> Row:
+    """The row with the margin that a trial found, where that is less or the first."""
+    if margin is None or (row.margin is not None and row.margin <= margin):
+        return row
+    return replace(row, margin=margin, holds=margin > 0 or (margin == 0 and not ASSUMPTIONS[row.name].strict), missing=())
 
 
 def _host(x: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import arg
 
 from sims.arrays import backend_name, runtime_words
-from sims.assumptions_table import of_configs
+from sims.assumptions_table import of_rows
 from sims.lab.environment import cores
 from sims.lab.options import options
 from sims.lab.progress import progress
@@ -146,7 +146,7 @@ def _finish(program: Program, folder: RunFolder, config: Any, sweeps: Sequence[S
     counts = sum(map(len, rows.values())), sum(len(failures(group)) for group in rows.values())
     facts = Facts(*counts, seconds, backend)
     program.finish(folder, config, rows, facts)
-    assumptions = of_configs(config for sweep in sweeps for config in sweep.configs)
+    assumptions = of_rows(row for group in rows.values() for row in group)
     if assumptions.tasks:
         folder.write("assumptions.json", json.dumps(assumptions.plain(), indent=1) + "\n")
         folder.write("assumptions.md", assumptions.markdown())

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sims.assumptions_table import SAMPLE
 from sims.heads import PENALTIES
 from sims.lab.sweep import Cost
 from sims.pipeline import Task, task_of
@@ -20,6 +21,7 @@ from theory.multi_index import make_link
 
 WORD = {"float32": 1, "float64": 2}  # 32-bit words in a number
 ARCSIN = 12.0  # elementwise operations that one arcsin with its clipping and scaling takes the time of
+LAW = 200.0  # the same of one entry's sorting and distribution function in a test of its law
 
 
 def encoding(task: Task) -> Cost:
@@ -67,6 +69,12 @@ def risk_trial(config: Mapping[str, Any]) -> Cost:
     return total
 
 
+def judging(task: Task) -> Cost:
+    """The assumptions on the whole sample, where it is kept for them: it is drawn once more, and its entries are held to their law (A1)."""
+    kept = task.N * task.d if task.N * task.d <= SAMPLE else 0
+    return Cost(normals=float(kept), elements=LAW * kept, bytes=8.0 * 6 * kept)
+
+
 def encode_trial(config: Mapping[str, Any]) -> Cost:
     """`sims.encode.experiment.encode_trial`, the k-means of its baselines included (20 rounds)."""
     task = task_of(config)
@@ -75,7 +83,7 @@ def encode_trial(config: Mapping[str, Any]) -> Cost:
     clusters = config["M1"] + config["M2"] // d
     k_means = Cost(elements=20.0 * 6 * task.head_samples * clusters * d)
     heads = 3 * head(task, task.head_samples) + 5 * head(task, config["M2"])
-    return encoding(task) + samples(task) + matching(task, config["M1"]) + heads + second_pass + k_means
+    return encoding(task) + samples(task) + matching(task, config["M1"]) + heads + second_pass + k_means + judging(task)
 
 
 def spectrum_trial(config: Mapping[str, Any]) -> Cost:

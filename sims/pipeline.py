@@ -143,14 +143,18 @@ def encode(task: Task, seed: np.random.SeedSequence, backend: str = "numpy") -> 
     return Encoded(task, children, xp, model, stream, residual, student, starts, rows)
 
 
-def distil_points(encoded: Encoded, m1: int) -> Float[Any, "M1 d"]:
-    """T2, T3: M1 distilled points. The first points of a larger set start where those of a smaller one do."""
+def random_points(encoded: Encoded, m1: int) -> Float[np.ndarray, "M1 d"]:
+    """T2: the points before their step, on the host. The first points of a larger set are those of a smaller one."""
     task = encoded.task
     if m1 < 1:
         raise ValueError(f"need at least one distilled point: M1={m1}")
     x0 = encoded.rng("points").standard_normal((m1, task.d))
-    x0 *= task.start_norm / task.d / np.linalg.norm(x0, axis=1, keepdims=True)
-    x = encoded.student.asarray(x0)
+    return x0 * (task.start_norm / task.d / np.linalg.norm(x0, axis=1, keepdims=True))
+
+
+def distil_points(encoded: Encoded, m1: int) -> Float[Any, "M1 d"]:
+    """T3: M1 distilled points, one erasing step from `random_points`."""
+    task, x = encoded.task, encoded.student.asarray(random_points(encoded, m1))
     if task.matching == "performance":
         loss = two_phase.StreamedLoss(encoded.model, encoded.stream, encoded.residual)
         gradient = two_phase.performance_gradient(encoded.student, encoded.starts, loss, x, task.inner_lr)

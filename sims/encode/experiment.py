@@ -20,8 +20,9 @@ from jaxtyping import Float
 from scipy.cluster.vq import kmeans2
 from tyro.conf import arg
 
-from sims import two_phase
+from sims import heads, two_phase
 from sims.arrays import to_numpy
+from sims.assumptions_table import margins, of_encoded
 from sims.lab.subspace import leading_subspace, principal_angles, singular_values
 from sims.pipeline import (
     Bench,
@@ -31,6 +32,7 @@ from sims.pipeline import (
     distil_points,
     encode,
     fresh_network,
+    label_inputs,
     task_of,
     teacher_network,
     trial_seed,
@@ -89,18 +91,21 @@ class Encode:
 
 
 def encode_trial(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Risks by representation, floats by representation, principal angles (radians), singular values and off-subspace energy."""
+    """Risks by representation, floats by representation, principal angles (radians), singular values and off-subspace energy, and the
+    margin of every assumption on this very experiment.
+    """
     task = task_of(config)
     encoded = encode(task, trial_seed(config, task.d, task.r, task.L), config["backend"])
     bench, m1, m2 = Bench.of(encoded), config["M1"], config["M2"]
     points = distil_points(encoded, m1)
     first = bench.fit_real(*fresh_network(encoded, points, "retrain"))
+    student = bench.fit_labels(first, *fresh_network(encoded, points, "retrain-again"), m2)
     teacher = teacher_network(bench)
     budget = memory.distilled(m1, task.d, m2).floats
     count = memory.raw_points_for(budget, task.d)
     risks = {
         "teacher": bench.risk(teacher),
-        "distilled": bench.risk(bench.fit_labels(first, *fresh_network(encoded, points, "retrain-again"), m2)),
+        "distilled": bench.risk(student),
         "distilled_same_start": bench.risk(bench.fit_labels(first, first.rows, first.biases, m2)),
         "distilled_real_head": bench.risk(first),
         "random_subset": _subset_risk(bench, count),
@@ -120,7 +125,16 @@ def encode_trial(config: Mapping[str, Any]) -> dict[str, Any]:
         "labels_alone": budget,
         "random_features": task.L,
     }
-    return {f"risk_{k}": v for k, v in risks.items()} | {f"floats_{k}": v for k, v in floats.items()} | _geometry(encoded, points)
+    judged = _judged(bench, points, first, student, m2, risks["distilled"])
+    return {f"risk_{k}": v for k, v in risks.items()} | {f"floats_{k}": v for k, v in floats.items()} | _geometry(encoded, points) | judged
+
+
+def _judged(bench: Bench, points: Any, source: Network, student: Network, m2: int, risk: float) -> dict[str, float | None]:
+    """The assumptions on what was carried out; the width is asked for the accuracy that the distilled set has reached (A20)."""
+    encoded = bench.encoded
+    x = label_inputs(encoded, m2)
+    fitted = heads.features(student.rows, student.biases, x), source(x), student.head
+    return margins(of_encoded(encoded, points, fitted, source.head, accuracy=risk * encoded.model.link.variance))
 
 
 def _geometry(encoded: Encoded, points: Any) -> dict[str, Any]:

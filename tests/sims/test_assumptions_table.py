@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from sims.assumptions_table import HEADERS, of_configs, of_encoded, of_task, table
+from sims.assumptions_table import HEADERS, of_encoded, of_rows, of_task, ridge_of, table
+from sims.heads import ridge_path
 from sims.pipeline import Task, distil_points, encode
 from theory.assumptions import ASSUMPTIONS
 
@@ -90,7 +92,7 @@ def test_it_can_be_stored_and_printed(encoded):
 def test_a_sweep_names_the_task_that_lies_furthest_outside():
     """Two tasks, one with a link that one step cannot see: A6 fails there and holds at the other."""
     configs = [asdict(TASK) | {"m1": [2, 8], "draw": k} for k in range(3)] + [asdict(replace(TASK, link="odd")) | {"M1": 4}, {"d": 3}]
-    made = of_configs(configs)
+    made = of_rows(configs)
     assert len(made.tasks) == 2, "draws of one task are one task, other trials none"
     assert [("M1 = 8" in label, "M1 = 4" in label) for label in made.tasks] == [(True, False), (False, True)]
     assert "A6" in made.line
@@ -101,7 +103,47 @@ def test_a_sweep_names_the_task_that_lies_furthest_outside():
     assert "| 1 of 2 |" in rows["A6"]
     assert "| 2 of 2 |" in rows["A2"]
     assert json.loads(json.dumps(made.plain(), allow_nan=False)).keys() == made.tasks.keys()
-    alone = of_configs(configs[:1])
+    assert rows["A1"].split(" | ")[2] == "not judged: needs x", "no trial of the sweep kept its sample"
+    alone = of_rows(configs[:1])
     assert {name: row.margin for name, row in zip(("A2",), [alone.tasks[next(iter(alone.tasks))].rows[1]], strict=True)}["A2"] == (
         table(of_task(TASK, 8)).rows[1].margin
     )
+
+
+def test_trials_that_judge_themselves_come_before_the_configuration_and_the_worst_counts():
+    task = asdict(TASK) | {"M1": 8}
+    judged = [task | {"margin_A1": 0.5, "margin_A12": -0.25, "margin_A20": None}, task | {"margin_A1": 0.125, "margin_A15": 0.0}]
+    (made,) = of_rows([*judged, task]).tasks.values()
+    rows = {row.name: row for row in made.rows}
+    assert (rows["A1"].margin, rows["A1"].holds, rows["A1"].missing) == (0.125, True, ())
+    assert (rows["A12"].margin, rows["A12"].holds) == (-0.25, False)
+    assert (rows["A15"].margin, rows["A15"].holds) == (0.0, False), "one sign is a strict condition"
+    assert rows["A20"].holds is None
+    assert rows["A10"] == {row.name: row for row in table(of_task(TASK, 8)).rows}["A10"]
+
+
+def test_what_no_run_can_break_is_said_to_hold_by_construction(encoded):
+    said = {row.name for row in table(of_encoded(encoded, distil_points(encoded, 8))).rows if "by construction" in str(row.cells[3])}
+    assert said == {"A13", "A15"}
+    shown = re.findall(r"\| (A[\w-]+) \|[^\n]*, by construction", of_rows([asdict(TASK) | {"M1": 8}]).markdown())
+    assert shown == ["A13", "A15"]
+
+
+def test_the_ridge_of_a_head_is_read_from_its_normal_equations():
+    """Against the penalty that ridge_path was given: relative, in units of the mean square feature times the number of inputs."""
+    rng = np.random.default_rng(0)
+    phi, y = rng.standard_normal((50, 8)), rng.standard_normal(50)
+    for penalty in (1e-6, 0.1, 10.0):
+        head = ridge_path(phi, y, (penalty,))[:, 0]
+        assert ridge_of(phi, y, head) == pytest.approx(penalty * np.sum(phi**2) / 8, rel=1e-6)
+    exact = np.linalg.lstsq(phi, y, rcond=None)[0]
+    assert 0.0 <= ridge_of(phi, y, exact) < 1e-12
+
+
+def test_the_points_start_where_the_matching_step_starts_and_are_erased_by_its_size(encoded):
+    """A14 measured: the step is of size 1, the start of size start_norm / d; decay is not given."""
+    experiment = of_encoded(encoded, distil_points(encoded, 8))
+    assert experiment.distil_decay is None
+    assert experiment.points0 is not None
+    np.testing.assert_allclose(np.linalg.norm(experiment.points0, axis=1), TASK.start_norm / TASK.d, rtol=1e-12)
+    assert found(experiment)["A14"].margin == pytest.approx(TASK.d / TASK.start_norm / 10.0, rel=1e-2)

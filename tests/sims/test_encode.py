@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sims.__main__ import main
+from sims.assumptions_table import of_rows
 from sims.command import PRESETS
 from sims.encode import report as encode_report
 from sims.encode.command import PROGRAM
@@ -18,6 +19,7 @@ from sims.lab.files import RunError
 from sims.pipeline import Task, distil_points, encode, trial_seed
 from tests.sims.programs import contents, no_trial, preset_config, refused, refuses
 from theory import memory
+from theory.assumptions import ASSUMPTIONS
 
 TASK = Task(d=12, r=2, L=40, J=4, samples=32.0, head_samples=2000, validation=500, test=800)
 CONFIG = Encode(TASK, M1=16, seeds=3)
@@ -76,6 +78,35 @@ def test_geometry_is_that_of_the_points(rows):
 
 def test_a_trial_repeats_to_the_bit(rows):
     assert {"failed": None} | CONFIG.configs("numpy")[0] | dict(encode_trial(CONFIG.configs("numpy")[0])) == rows[0]
+
+
+def test_every_trial_judges_the_assumptions_on_its_own_experiment(rows):
+    """All 27 but the one of A10 and A10-raw that speaks of the other kind of run, and each seed has its own margins."""
+    for row in rows:
+        judged = {name for name in ASSUMPTIONS if row[f"margin_{name}"] is not None}
+        assert judged == set(ASSUMPTIONS) - {"A10-raw"}
+    for name in ("A1", "A9", "A16", "A20", "A22", "A25"):
+        assert rows[0][f"margin_{name}"] != rows[1][f"margin_{name}"], name
+    (made,) = of_rows(rows).tasks.values()
+    assert {row.name: row.margin for row in made.rows}["A16"] == min(row["margin_A16"] for row in rows)
+
+
+def test_a_run_outside_the_assumptions_says_so():
+    """Too few samples as they are: no preprocessing (A12), fewer than d^3 of them (A10-raw), fewer than r^2 points, few directions."""
+    task = dataclasses.replace(TASK, samples=4.0, head_samples=500, preprocessing="none")
+    inside, outside = (
+        of_rows([config | encode_trial(config)]).tasks
+        for config in (
+            Encode(dataclasses.replace(TASK, samples=64.0, J=16), M1=16, seeds=1).configs("numpy")[0],
+            Encode(task, M1=3, m2_per_L=0.5, seeds=1).configs("numpy")[0],
+        )
+    )
+    broken = [{row.name for row in made.rows if row.holds is False} for made in (*inside.values(), *outside.values())]
+    assert broken[1] >= {"A10-raw", "A12", "A17-sufficient", "A18", "A21"}
+    assert not broken[0] & {"A10", "A12", "A17", "A17-sufficient", "A18"}
+    (line,) = (made.line for made in outside.values())
+    assert "this run lies outside" in line
+    assert "A12 preprocessed labels" in line
 
 
 def test_reflection_changes_the_retrained_networks_only(rows):
@@ -158,6 +189,8 @@ def test_a_run_leaves_what_it_promises(finished: Path, capfd: pytest.CaptureFixt
     for name in encode_report.NAMES:
         assert len(content["risk"][name]) == 2
         assert content["floats"][name] > 0
+    (margins,) = json.loads((finished / "assumptions.json").read_text()).values()
+    assert sum(one["holds"] is not None for one in margins.values()) == len(ASSUMPTIONS) - 1
     report = (finished / "report.md").read_text()
     for label in encode_report.NAMES.values():
         assert f"| {label} |" in report
