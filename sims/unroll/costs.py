@@ -22,7 +22,7 @@ from sims.unroll.methods import METHODS, Loop, gradients, performance
 from sims.unroll.recipe import Recipe
 from sims.unroll.trial import measured_steps, trial_task
 from theory.distill.adaptive import AdaptiveWindow
-from theory.distill.truncation import FullWindow
+from theory.distill.truncation import FixedWindow, RandomWindow
 
 CALLS = 1.5e5
 
@@ -41,7 +41,8 @@ def unroll_trial(config: Mapping[str, Any]) -> Cost:
         return total + (costs.matching(task, config["M1"]) if config["method"] == "one-step" else Cost())
     horizon = recipe.T // phases if method.many else 1
     windows = method.windows(recipe, horizon)
-    length = horizon if isinstance(windows, FullWindow) else windows.base if isinstance(windows, AdaptiveWindow) else windows.length
+    length = windows.base if isinstance(windows, AdaptiveWindow) else horizon
+    length = windows.length if isinstance(windows, FixedWindow | RandomWindow) else length
     batch = min(round(recipe.batch * task.d**2), task.N)
     real = {performance: 1, gradients: length}.get(method.objective, 0)
     outer = run + length * _sweep_step(task, points) + real * _gradient(task, batch)
