@@ -58,10 +58,16 @@ def half_space_mean(f: Callable[[np.ndarray], np.ndarray], w: np.ndarray, degree
 def exact_half_mean(p: Any, t: sp.Symbol, s: sp.Symbol) -> Any:
     """E[p(t, s) 1{t >= 0}] of a polynomial in independent standard Gaussians, exactly."""
     half = [sp.Rational(1, 2), 1 / sp.sqrt(2 * sp.pi)]
-    terms = sp.Poly(sp.expand(p), t, s).terms()
-    for k in range(2, max((a for (a, _), _ in terms), default=0) + 1):
+    terms = sp.Poly(exact_mean(p, s), t).terms()
+    for k in range(2, max((a for (a,), _ in terms), default=0) + 1):
         half.append((k - 1) * half[k - 2])
-    return sum(c * half[a] * sp.factorial2(b - 1) for (a, b), c in terms if b % 2 == 0)
+    return sum(c * half[a] for (a,), c in terms)
+
+
+def exact_mean(p: Any, *gaussians: sp.Symbol) -> Any:
+    """E p of a polynomial in independent standard Gaussians, exactly: E z^j = (j - 1)!! for even j."""
+    terms = sp.Poly(sp.expand(p), *gaussians).terms()
+    return sp.Add(*(c * sp.prod(sp.factorial2(j - 1) for j in orders) for orders, c in terms if all(j % 2 == 0 for j in orders)))
 
 
 def sphere_nodes(r: int, degree: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.polynomial import Polynomial
 from scipy.special import gamma, gammaincc
 
+from proofs_check.gaussian import exact_mean
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.margins import closeness, refuses
 from theory import hermite
@@ -97,14 +98,8 @@ def symbolic() -> Iterator[Identity]:
     coefficients = sp.symbols(f"p0:{ORDERS - 2}")
     p = sum(c * z**j for j, c in enumerate(coefficients))
     for order in range(len(coefficients)):
-        left = _gaussian_mean(p * sp.hermite_prob(order, z), z)
-        yield Identity(f"c_{order} of a polynomial = E p^({order})", left, _gaussian_mean(sp.diff(p, z, order), z))
-
-
-def _gaussian_mean(p: sp.Expr, z: sp.Symbol) -> sp.Expr:
-    """E p(z) for a polynomial p: E z^j = (j - 1)!! for even j."""
-    terms = sp.Poly(sp.expand(p), z).terms()
-    return sp.Add(*(c * sp.factorial2(j - 1) for (j,), c in terms if j % 2 == 0))
+        left = exact_mean(p * sp.hermite_prob(order, z), z)
+        yield Identity(f"c_{order} of a polynomial = E p^({order})", left, exact_mean(sp.diff(p, z, order), z))
 
 
 LEMMA = Lemma(

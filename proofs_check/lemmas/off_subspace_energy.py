@@ -17,7 +17,7 @@ import numpy as np
 import sympy as sp
 from hypothesis import strategies as st
 
-from proofs_check.gaussian import link_of, links, quadratic_links, quartic_pair, sphere_mean
+from proofs_check.gaussian import exact_mean, link_of, links, quadratic_links, quartic_pair, sphere_mean
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.lemmas.stein_expansion import row
 from proofs_check.margins import at_most, closeness
@@ -82,16 +82,10 @@ def symbolic() -> Iterator[Identity]:
     h1, h2, z1, z2 = sp.symbols("h1 h2 z1 z2", real=True)
     h = h1 * z1**2 + h2 * z2**2
 
-    def mean(p: Any) -> Any:
-        """E over two standard Gaussians."""
-        terms = sp.Poly(sp.expand(p), z1, z2).terms()
-        even = [(c, a, b) for (a, b), c in terms if a % 2 == 0 and b % 2 == 0]
-        return sum(c * sp.factorial2(a - 1) * sp.factorial2(b - 1) for c, a, b in even)
-
     frobenius, trace = h1**2 + h2**2, h1 + h2
-    fourth = mean(h**2)
+    fourth, sixth = exact_mean(h**2, z1, z2), exact_mean(h**2 * (z1**2 + z2**2), z1, z2)
     yield Identity("E (z.H z)^2 = 2 |H|^2 + (tr H)^2", sp.expand(fourth), sp.expand(2 * frobenius + trace**2))
-    yield Identity("E (z.H z)^2 |z|^2 = (r + 4) E (z.H z)^2 at r = 2", sp.expand(mean(h**2 * (z1**2 + z2**2))), sp.expand(6 * fourth))
+    yield Identity("E (z.H z)^2 |z|^2 = (r + 4) E (z.H z)^2 at r = 2", sp.expand(sixth), sp.expand(6 * fourth))
     b4 = (2 + tau) / (d * (d + 2))  # E (w.H w)^2 / |H|^2 on the sphere
     on = 1 / d - b4 + b4 * (r + 4) / (d + 4) / 4
     off = b4 * (d - r) / (d + 4) / 4

@@ -16,7 +16,7 @@ import numpy as np
 import sympy as sp
 from hypothesis import strategies as st
 
-from proofs_check.gaussian import gauss_nodes, link_of, links
+from proofs_check.gaussian import exact_mean, gauss_nodes, link_of, links
 from proofs_check.lemma import Control, Identity, Lemma, Source
 from proofs_check.margins import at_most, closeness
 from sims.student import Student
@@ -96,14 +96,7 @@ def symbolic() -> Iterator[Identity]:
     z = u * along + v * across
     f = (z.T * hessian * z)[0] / 2 - (a + c) / 2
 
-    def mean(p: Any, *variables: Any) -> Any:
-        for x in variables:
-            terms = sp.Poly(sp.expand(p), x).terms()
-            p = sum(k * (sp.factorial2(n - 1) if n % 2 == 0 else 0) for (n,), k in terms)
-        return p
-
-    conditional = mean(f, v)
-    left = mean((f - conditional) ** 2, v, u)
+    left = exact_mean((f - exact_mean(f, v)) ** 2, v, u)
     kept = (along.T * hessian * along)[0]
     yield Identity("E Var(f | u) = (|A|^2 - (v.A v)^2)/2", left, (a**2 + 2 * b**2 + c**2 - kept**2) / 2)
     yield Identity("at the top direction the smaller squared singular value is left", left.subs({b: 0, t: 0}), c**2 / 2)
