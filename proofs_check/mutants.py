@@ -3,7 +3,8 @@
     number    c -> c + 1, -c, 2 c               + <-> -,  * <-> /,  ** -> *,  // -> /,  -x -> x
     a < b     a <= b, a >= b  (and the like)    == <-> !=,  is <-> is not,  in <-> not in,  and <-> or,  not x -> x,  True <-> False
 
-Left as they are: documentation, annotations, decorators, and what a `raise` says.
+Left as they are: documentation, annotations, decorators, and what a `raise` says. So is what is no closed form: defaults of arguments and
+of fields, and refusals (`__post_init__`, and an `if` that only raises); unit tests hold those.
 """
 
 import ast
@@ -33,7 +34,7 @@ SWAPS: dict[type, tuple[type, ...]] = {
     ast.And: (ast.Or,),
     ast.Or: (ast.And,),
 }
-SKIPPED = {"annotation", "returns", "decorator_list", "bases", "type_params"}
+SKIPPED = {"annotation", "returns", "decorator_list", "bases", "type_params", "defaults", "kw_defaults"}
 
 
 @dataclass(frozen=True)
@@ -113,19 +114,29 @@ def functions(module: str, path: Path) -> tuple[str, ...]:
 
 
 def _places(node: ast.AST, function: str, statement: ast.stmt | None) -> Iterator[_Place]:
-    if isinstance(node, ast.Raise | ast.JoinedStr):
+    if isinstance(node, ast.JoinedStr) or _refuses(node):
         return
     for field, value in ast.iter_fields(node):
         if field in SKIPPED:
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if not isinstance(child, ast.AST):
+            if not isinstance(child, ast.AST) or (isinstance(node, ast.ClassDef) and isinstance(child, ast.AnnAssign)):
                 continue
             inside = f"{function}.{child.name}" if isinstance(child, ast.FunctionDef | ast.ClassDef) else function
             around = child if isinstance(child, ast.stmt) else statement
             if around is not None:
                 yield _Place(node, field, index, around, inside)
             yield from _places(child, inside, around)
+
+
+def _refuses(node: ast.AST) -> bool:
+    """Whether all it does is to raise."""
+    match node:
+        case ast.If(body=body, orelse=[]):
+            return all(isinstance(child, ast.Raise) for child in body)
+        case ast.FunctionDef(name=name):
+            return name == "__post_init__"
+    return isinstance(node, ast.Raise)
 
 
 def _alternatives(node: Any) -> Iterator[Any]:

@@ -1,10 +1,10 @@
 """The mutation test: closed forms altered one place at a time must be caught by the lemma that owns the altered function.
 
     owner of a function   every lemma whose `code` names it, its class or its module; a function without an owner is an error
-    caught                an identity or the property of an owner fails, by a wrong number or an error
+    caught                an identity or the property of an owner fails: by a wrong number, or by an error that its evaluation raises
     survived              none does; with its reason (proofs_check.survivors), or "unexplained"
     timed out             no verdict within the limit: LIMIT times what its owners take on the unaltered code, at least LEAST_SECONDS
-    died                  the process ended without a verdict
+    died                  no check was reached (the altered module cannot be loaded), or the process ended without a verdict
     equivalent            provably the same function (proofs_check.survivors); counts neither way
 
 share = caught / (all - equivalent). A mutant that timed out or died is in the denominator alone: no check has said that it is wrong.
@@ -36,7 +36,7 @@ import tyro
 from proofs_check.mutants import Mutant, functions, mutants, source
 from proofs_check.records import reserve
 from proofs_check.registry import known
-from proofs_check.runner import Profile, proofs, property_seed
+from proofs_check.runner import UNFORMED, Profile, proofs, property_seed
 from proofs_check.search import search
 from proofs_check.survivors import EQUIVALENT, KNOWN
 from sims.lab.files import RunError, atomic_write
@@ -66,7 +66,8 @@ LEAST = 0.95
 LIMIT, LEAST_SECONDS = 10.0, 20.0
 
 Owners = Mapping[str, tuple[str, ...]]
-Kind = Literal["caught", "survived", "timed out", "died", "equivalent"]
+Kind = Literal["wrong number", "error", "survived", "timed out", "died", "equivalent"]
+CAUGHT = ("wrong number", "error")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a mutant: its class, and the check that caught it or the reason why none did."""
+    """What became of a mutant: its class (caught by a wrong number or an error, or not), and the check that caught it or why none did."""
 
     title: str
     kind: Kind
@@ -173,8 +174,8 @@ def owners(names: Sequence[str], code: Mapping[str, tuple[str, ...]]) -> dict[st
     return table
 
 
-def verdict(mutant: Mutant | None, lemmas: Sequence[str], seed: int) -> str | None:
-    """Which lemma catches the mutant and how, None where none does. Runs in its own process."""
+def verdict(mutant: Mutant | None, lemmas: Sequence[str], seed: int) -> tuple[Literal["wrong number", "error"], str] | None:
+    """How the mutant is caught and which lemma's check catches it, None where none does. Runs in its own process."""
     if mutant is not None:
         sys.meta_path.insert(0, _Altered(mutant.module, source(mutant, _path(mutant.module))))
     table = known()
@@ -183,17 +184,22 @@ def verdict(mutant: Mutant | None, lemmas: Sequence[str], seed: int) -> str | No
         found = search(lemma.margin, lemma.instances, FAST.examples(lemma), property_seed(seed, lemma), shrink=False)
         if not found.holds:
             worst = found.worst
-            return f"{name}: property: {found.error or (worst and (worst.error or f'margin {worst.margin:.3g}'))}"
+            error = found.error or (worst.error if worst is not None else None)
+            return (
+                ("error", f"{name}: property: {error}")
+                if error
+                else ("wrong number", f"{name}: property: margin {worst and worst.margin:.3g}")
+            )
         broken = next((proof for proof in proofs(lemma) if not proof.holds), None)
         if broken is not None:
-            return f"{name}: symbolic: {broken.claim}"
+            return "error" if broken.claim == UNFORMED else "wrong number", f"{name}: symbolic: {broken.claim}"
     return None
 
 
 def timed(lemmas: Sequence[str], seed: int) -> dict[str, float]:
     """lemma -> seconds on the unaltered code; RunError where one fails there: it would seem to catch everything."""
 
-    def work() -> tuple[str | None, dict[str, float]]:
+    def work() -> tuple[Any, dict[str, float]]:
         seconds = {}
         for name in lemmas:
             start = time.perf_counter()
@@ -230,16 +236,16 @@ def fates(chosen: Sequence[Mutant], table: Owners, seconds: Mapping[str, float],
                 if job.reader.poll() or time.monotonic() >= job.end:
                     found[k] = fate(chosen[k], *job.result())
                     del running[k]
-                    bar.advance(note=f"{sum(one.kind != 'caught' for one in found.values())} not caught")
+                    bar.advance(note=f"{sum(one.kind not in CAUGHT for one in found.values())} not caught")
     return [found[k] for k in range(len(chosen))]
 
 
 def fate(mutant: Mutant, end: Literal["done", "raised", "timed out", "died"], answer: Any) -> Fate:
     """From how the process ended and what it said."""
-    if end == "timed out" or end == "died":
-        return Fate(mutant.title, end, answer)
-    if end == "raised" or answer is not None:
-        return Fate(mutant.title, "caught", answer)
+    if end != "done":  # an error outside the checks says nothing about the closed form
+        return Fate(mutant.title, "died" if end == "raised" else end, answer)
+    if answer is not None:
+        return Fate(mutant.title, *answer)
     if mutant.key in EQUIVALENT:
         return Fate(mutant.title, "equivalent", EQUIVALENT[mutant.key])
     return Fate(mutant.title, "survived", KNOWN.get(mutant.key, "unexplained"))
@@ -250,13 +256,16 @@ def report(found: Sequence[Fate], total: int, options: Options) -> tuple[str, bo
     count = {kind: sum(one.kind == kind for one in found) for kind in get_args(Kind)}
     judged = len(found) - count["equivalent"]
     unexplained = sum(one.how == "unexplained" for one in found)
-    share = count["caught"] / max(1, judged)
+    caught = sum(count[kind] for kind in CAUGHT)
+    share = caught / max(1, judged)
     lines = [
-        f"{count['caught']} of {judged} mutants caught ({100 * share:.1f} %); {count['survived']} survived ({unexplained} unexplained), "
+        f"{caught} of {judged} mutants caught ({100 * share:.1f} %), {count['wrong number']} by a wrong number and "
+        f"{count['error']} by an error; "
+        f"{count['survived']} survived ({unexplained} unexplained), "
         f"{count['timed out']} timed out, {count['died']} died; {count['equivalent']} more are equivalent; "
         f"drawn from {total} with seed {options.seed}.",
-        markdown_table(("not caught", "class", "reason"), [(one.title, one.kind, one.how) for one in found if one.kind != "caught"]),
-        markdown_table(("mutant", "caught by"), [(one.title, one.how) for one in found if one.kind == "caught"]),
+        markdown_table(("not caught", "class", "reason"), [(one.title, one.kind, one.how) for one in found if one.kind not in CAUGHT]),
+        markdown_table(("mutant", "caught by a", "check"), [(one.title, one.kind, one.how) for one in found if one.kind in CAUGHT]),
     ]
     return "# Mutation test\n\n" + "\n\n".join(lines), share >= LEAST
 

@@ -18,6 +18,8 @@ LAST_DIGITS = 16.0
 """Units in the last place that a float may be away from the exact value it stands for."""
 CONTROL_SHARE = 5
 """A control sees one instance for this many of the property."""
+UNFORMED = "the identities can be formed"
+"""The claim of a failed proof that stands for an error."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def proofs(lemma: Lemma) -> Iterator[Proof]:
         for identity in lemma.symbolic():
             yield prove(identity)
     except Exception as error:  # whatever a lemma's code raises is a finding about that lemma
-        yield Proof("the identities can be formed", False, f"{type(error).__name__}: {error}")
+        yield Proof(UNFORMED, False, f"{type(error).__name__}: {error}")
 
 
 def prove(identity: Identity) -> Proof:

@@ -172,6 +172,8 @@ def policies(rng: np.random.Generator, start: int, length: int) -> float:
     places = range(policy.first, horizon + 1 - length + 1)
     uniform = min(frequency(int(np.sum(starts == t)), DRAWS, 1.0 / len(places)) for t in places)
     inside = bool(np.all((starts >= places[0]) & (starts <= places[-1]))) and policy.draw(rng).length == length
+    wide = RandomWindow(horizon + 2, 2, spread=1)
+    inside = inside and {wide.draw(rng).length for _ in range(DRAWS)} == {1, 2, 3}
     return min(uniform, 1.0 if fixed and inside else -9.0)
 
 

@@ -6,13 +6,29 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proofs_check import mutation
 from proofs_check.mutants import functions, mutants, source
-from proofs_check.mutation import LEAST_SECONDS, LIMIT, MODULES, Fate, Options, fate, fates, guarded, in_fork, limit, owners, report, timed
+from proofs_check.mutation import (
+    CAUGHT,
+    LEAST_SECONDS,
+    LIMIT,
+    MODULES,
+    Fate,
+    Options,
+    fate,
+    fates,
+    guarded,
+    in_fork,
+    limit,
+    owners,
+    report,
+    timed,
+)
 from proofs_check.survivors import EQUIVALENT, KNOWN
 from sims.lab.files import RunError
 
@@ -21,11 +37,23 @@ SOURCE = '''"""Documentation 1 + 1 stays."""
 WIDTH = 3
 
 
-def f(x: "1 + 1", p: int = 2) -> float:
+def f(x: "1 + 1", p: int = 2, *, q: int = 5) -> float:
     """Returns 7."""
-    if not x < 1:
+    if x > 6:
+        x = 9
+    if not x < 8:
         raise ValueError(f"x={x - 1}")
     return -x**p / 4.0 + y[0]
+
+
+class C:
+    n: int = 3
+
+    def __post_init__(self) -> None:
+        check(self.n - 2)
+
+    def g(self) -> int:
+        return self.n - 1
 '''
 
 
@@ -39,11 +67,10 @@ def altered(tmp_path):
 def test_every_sign_constant_exponent_index_and_comparison_is_altered(altered):
     inside = [after for function, after in altered if function == "m.f"]
     for line in (
-        "def f(x: '1 + 1', p: int=3) -> float:",
-        "if x < 1:",
-        "if not x <= 1:",
-        "if not x >= 1:",
-        "if not x < 2:",
+        "if x >= 6:",
+        "if x <= 6:",
+        "if x > 7:",
+        "x = 10",
         "return -x ** p / 4.0 - y[0]",
         "return x ** p / 4.0 + y[0]",
         "return -x ** p * 4.0 + y[0]",
@@ -61,6 +88,8 @@ def test_every_sign_constant_exponent_index_and_comparison_is_altered(altered):
 def test_words_annotations_and_errors_stay(altered):
     text = "\n".join(after for _, after in altered)
     assert "raise" not in text
+    for line in ("def f", "if not x", "n: int", "check("):  # defaults and refusals are no closed forms
+        assert line not in text, line
     assert "x: '1 - 1'" not in text
     assert "Documentation" not in text
 
@@ -75,14 +104,14 @@ def test_sources_differ_from_the_module_in_one_place(tmp_path):
         assert [line.strip() for line in changed] == [one.after]
         assert one.before != one.after
         assert one.title.startswith(f"{one.function}:{one.line}: ")
-    assert functions("m", path) == ("m", "m.f")
+    assert functions("m", path) == ("m", "m.f", "m.C.g")
 
 
 def test_every_function_has_an_owner():
     names = [name for module in MODULES for name in functions(module, mutation._path(module))]
     table = owners(names, guarded())
     assert set(table) == set(names)
-    assert len(names) > 100
+    assert len(names) > 80
 
 
 def test_a_function_without_an_owner_is_named():
@@ -117,6 +146,25 @@ def test_the_limit_follows_the_owners_own_time():
         timed(["gone"], 0)
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "end"),
+    [
+        ("def retrained_noise(r, m1):\n    return 2.0", "wrong number", "done"),
+        ("def retrained_noise(r, m1):\n    return 1 / 0", "error", "done"),
+        ("def retrained_noise(r, m1): return (", "SyntaxError", "raised"),
+        ("1 / 0", "ZeroDivisionError", "raised"),
+    ],
+)
+def test_an_error_counts_only_where_a_check_meets_it(first, monkeypatch, text, kind, end):
+    """The owner of theory.predictions.retrained_noise; the rest of the module as it is."""
+    path = mutation._path("theory.predictions")
+    mutant = replace(first, module="theory.predictions")
+    monkeypatch.setattr(mutation, "source", lambda *_: path.read_text() + "\n" + text)
+    found, answer = in_fork(lambda: mutation.verdict(mutant, ["retrained-rows"], 0), 60.0).result()
+    assert found == end
+    assert answer[0] == kind if end == "done" else answer.startswith(kind)
+
+
 @pytest.fixture
 def first(tmp_path):
     path = tmp_path / "m.py"
@@ -125,8 +173,9 @@ def first(tmp_path):
 
 
 def test_classes_are_kept_apart(first, monkeypatch):
-    assert fate(first, "done", "lemma: property: margin -3").kind == "caught"
-    assert fate(first, "raised", "SyntaxError").kind == "caught"
+    for kind in CAUGHT:
+        assert fate(first, "done", (kind, "lemma: property")) == Fate(first.title, kind, "lemma: property")
+    assert fate(first, "raised", "SyntaxError").kind == "died", "no check was reached"
     assert fate(first, "timed out", "no verdict within 20 s") == Fate(first.title, "timed out", "no verdict within 20 s")
     assert fate(first, "died", "exit code -9") == Fate(first.title, "died", "exit code -9")
     assert fate(first, "done", None) == Fate(first.title, "survived", "unexplained")
@@ -144,10 +193,15 @@ def test_what_hangs_or_dies_is_no_catch(first, monkeypatch):
 
 
 def test_the_share_counts_only_what_a_check_refused():
-    found = [Fate("a", "caught", "x")] * 19 + [Fate("b", "survived", "unexplained"), Fate("c", "equivalent", "the same")]
+    found = (
+        [Fate("a", "wrong number", "x")] * 12
+        + [Fate("a", "error", "x")] * 7
+        + [Fate("b", "survived", "unexplained"), Fate("c", "equivalent", "the same")]
+    )
     text, enough = report(found, 300, Options())
     assert enough
-    assert "19 of 20 mutants caught (95.0 %); 1 survived (1 unexplained), 0 timed out, 0 died; 1 more are equivalent" in text
+    assert "19 of 20 mutants caught (95.0 %), 12 by a wrong number and 7 by an error; 1 survived (1 unexplained)" in text
+    assert "0 timed out, 0 died; 1 more are equivalent" in text
     assert "drawn from 300 with seed 0." in text
     assert "| b | survived | unexplained |" in text
     for kind in ("timed out", "died"):
@@ -172,7 +226,7 @@ def test_a_closed_form_altered_anywhere_is_caught(tmp_path):
     before = digest()
     done = call(tmp_path, "--only", "theory.predictions.retrained_noise", "--count", "0")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "(100.0 %); 0 survived" in done.stdout
+    assert "(100.0 %), " in done.stdout
     text = (tmp_path / "mutation.md").read_text()
     assert text.count("retrained-rows: property") >= 4
     assert digest() == before
