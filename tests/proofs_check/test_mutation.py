@@ -2,11 +2,11 @@
 
 import ast
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,12 +155,19 @@ def test_the_limit_follows_the_owners_own_time():
         ("1 / 0", "ZeroDivisionError", "raised"),
     ],
 )
-def test_an_error_counts_only_where_a_check_meets_it(first, monkeypatch, text, kind, end):
-    """The owner of theory.predictions.retrained_noise; the rest of the module as it is."""
-    path = mutation._path("theory.predictions")
-    mutant = replace(first, module="theory.predictions")
-    monkeypatch.setattr(mutation, "source", lambda *_: path.read_text() + "\n" + text)
-    found, answer = in_fork(lambda: mutation.verdict(mutant, ["retrained-rows"], 0), 60.0).result()
+def test_an_error_counts_only_where_a_check_meets_it(text, kind, end):
+    """The owner of theory.predictions.retrained_noise, the rest of the module as it is; in a process that has nothing of theory loaded."""
+    program = f"""
+import json
+from proofs_check import mutation
+from proofs_check.mutants import Mutant
+plain = mutation._path("theory.predictions").read_text()
+mutation.source = lambda *_: plain + "\\n" + {text!r}
+mutant = Mutant("theory.predictions", "theory.predictions.retrained_noise", 1, "", "", 0)
+print(json.dumps(mutation.in_fork(lambda: mutation.verdict(mutant, ["retrained-rows"], 0), 60.0).result()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found, answer = json.loads(done.stdout)
     assert found == end
     assert answer[0] == kind if end == "done" else answer.startswith(kind)
 
