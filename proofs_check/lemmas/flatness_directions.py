@@ -151,7 +151,7 @@ def corners() -> bool:
         found = lambda_max(lambda v, m=second: (np.array([1.5, m]) * v[0],), ones, np.random.default_rng(2), **how)
         expected = power(np.diag([1.5, second]), np.random.default_rng(2).standard_normal(2), **{"tolerance": 1e-3, "steps": 200, **how})
         exact = exact and closeness([found.value, found.residual, found.products], expected, 1e-9) > 0
-    along = norm(orthogonal_part(at, scale(0.5, at))) < 1e-12  # a short gradient has a direction too
+    along = closeness(norm(orthogonal_part(ones, (np.array([0.5, 0.0]),))), 1.0, 1e-12) > 0  # a short gradient has a direction too
     return usual and held and nothing and top and exact and along
 
 
