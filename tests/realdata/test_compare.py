@@ -1,7 +1,6 @@
 """The comparison of arms: what each arm changes, equal time, intervals, probes, and the program from runs to report."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,11 @@ from realdata.config import PRESETS, DistillConfig
 from realdata.steps import read_steps
 from sims.lab.files import RunError
 from sims.lab.options import parse_words, with_preset
-from tests.realdata.files import write_mnist
 from theory.distill.adaptive import AdaptiveWindow
 from theory.distill.stages import Stage
 from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow
 
+pytestmark = pytest.mark.usefixtures("small_mnist")
 COUNTS = {"train": 300, "test": 100}
 
 
@@ -123,21 +122,6 @@ def test_peak_is_the_most_held_at_a_time():
 def test_comparisons_that_cannot_be_made_are_refused(settings: dict[str, Any], words: str):
     with pytest.raises(RunError, match=words):
         Comparison(**settings)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mnist")
-    write_mnist(folder, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def command(root: Path, out: Path, *more: str) -> list[str]:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,10 @@ from realdata.experts.shards import RESUME, shard_path
 from realdata.experts.training import Trainer
 from realdata.networks import ConvNetConfig
 from sims.lab.files import RunError
-from tests.realdata.files import write_mnist
 from theory.distill.leaves import flatten, unflatten
 from theory.distill.trajectory import Experts, StartRange, TrajectoryMatching
 
+pytestmark = pytest.mark.usefixtures("small_mnist")
 COUNTS = {"train": 300, "test": 40}
 CPU = torch.device("cpu")
 RECIPE = Recipe("mnist", network=ConvNetConfig(depth=2, width=3), transform="standardise", epochs=3, batch=100, lr=0.05, momentum=0.5)
@@ -42,21 +41,6 @@ QUALITY = Quality(measured=2, snapshots=2, images=20)
 SMALL = ["--transform", "standardise", "--network.depth", "2", "--network.width", "3", "--epochs", "3", "--batch", "100", "--lr", "0.05"]
 WORDS = ["experts", "--dataset", "mnist", *SMALL, "--momentum", "0.5", "--count", "2", "--threads", "1"]
 MEASURED = ["--quality.measured", "2", "--quality.snapshots", "2", "--quality.images", "20"]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("mnist")
-    write_mnist(place, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
-    return place
-
-
-@pytest.fixture(autouse=True)
-def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def words(root: Path, store: Path, *more: str) -> list[str]:

@@ -1,18 +1,15 @@
 """Ranking architectures: the space, correlations, trainings that diverge, interruption, a report from a tiny run."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from scipy.stats import spearmanr
 
-from realdata import data, nas
+from realdata import nas
 from realdata.__main__ import main
 from realdata.artefact import DistilledSet, write_set
 from realdata.config import DistillConfig
@@ -20,27 +17,12 @@ from realdata.nas import Space, correlations, spearman
 from realdata.networks import ConvNetConfig
 from realdata.preprocess import fit
 from realdata.task import training_split
-from tests.realdata.files import write_mnist
 from tests.strategies import generators
 from theory.distill.problem import Diverged
 
+pytestmark = pytest.mark.usefixtures("small_mnist")
 COUNTS = {"train": 200, "test": 40}
 SPACE = "--widths 2 3 --depths 1 --activations relu --poolings avg --norms none batch --epochs 1 --steps 2 --batch 64 --lr 0.05"
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("mnist")
-    write_mnist(place, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
-    return place
-
-
-@pytest.fixture(autouse=True)
-def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

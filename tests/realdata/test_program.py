@@ -25,24 +25,9 @@ from sims.lab.files import RunError, toml_text
 from sims.lab.options import options, preset_options
 from tests.realdata.files import write_mnist
 
+pytestmark = pytest.mark.usefixtures("small_mnist")
 COUNTS = {"train": 600, "test": 200}
 TINY = ["--preset", "dev-tiny", "--threads", "1", "--checkpoint-every", "1"]
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set in MNIST's layout."""
-    folder = tmp_path_factory.mktemp("mnist")
-    write_mnist(folder, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def command(root: Path, out: Path, *more: str) -> list[str]:

@@ -27,7 +27,6 @@ from realdata.gradient_matching import ClassGradients
 from realdata.networks import ConvNetConfig, convnet
 from realdata.trajectory import SHARED, understood
 from tests.oracles import one_graph, relative_error
-from tests.realdata.files import write_mnist
 from tests.realdata.test_bridge import CLASSES, batch_of, cross_entropy, problems
 from tests.realdata.test_meta_gradient import CONFIG, SHAPE, plain_logits
 from tests.strategies import generators
@@ -40,26 +39,12 @@ from theory.distill.step_size import with_step_size
 from theory.distill.trajectory import StartRange, TrajectoryMatching
 from theory.distill.truncation import FullWindow, Window
 
+pytestmark = pytest.mark.usefixtures("small_mnist")
 COUNTS = {"train": 300, "test": 40}
 NETWORK = ConvNetConfig(depth=2, width=3)
 RECIPE = Recipe("mnist", network=NETWORK, transform="standardise", epochs=3, batch=100, lr=0.05)
 CPU = torch.device("cpu")
 COMMANDS = (("distill", Distill), ("experts", Experts))
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("mnist")
-    write_mnist(place, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
-    return place
-
-
-@pytest.fixture(autouse=True)
-def small_mnist(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
