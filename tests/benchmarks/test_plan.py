@@ -38,5 +38,6 @@ def test_foretold_and_taken(benchmark, tmp_path: Path, method: str) -> None:
         "disk": folder_bytes(out),
     }
     shares = {name: foretold[name] / value for name, value in taken.items()}
+    assert all(abs(shares[name] - 1.0) <= 0.25 for name in ("memory", "disk")), shares
     benchmark.extra_info.update({"foretold": foretold, "taken": taken, "shares": shares})
     print(f"\n{method}: foretold / taken " + ", ".join(f"{name} {share:.2f} (taken {taken[name]:.4g})" for name, share in shares.items()))
