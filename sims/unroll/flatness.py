@@ -1,7 +1,7 @@
 """Does flatness change how much of S* is encoded? Sets made along flat experts beside sets made along plain ones, task by task.
 
     mtt, ftd    the same task, start, recipe and floats; experts of equal training loss (sims.unroll.experts), flat ones for ftd
-    ratio       exp of the mean over tasks of log(ftd / mtt), with Student's 95 % interval: below 1, flat experts give the smaller number
+    ratio       ftd / mtt of a number (sims.unroll.paired): below 1, flat experts give the smaller one
     all M1      the mean over M1 is taken within a task first, so that tasks stay the independent draws
     floats*     the ratio of the least floats at which the median over tasks reaches the level of sims.unroll.laws, tasks resampled in pairs
 
@@ -10,16 +10,16 @@ Numbers are off-S* energies, angles and risks: small is good. The comparison is 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sims.lab.laws import Interval, mean_interval, percentile_interval
+from sims.lab.laws import Interval, percentile_interval
 from sims.lab.store import Row
 from sims.unroll.experiment import Unroll
 from sims.unroll.experts import QUALITIES
 from sims.unroll.laws import CRITERIA, curves, least_floats, point_floats, rows_at
+from sims.unroll.paired import Ratio, ratio_of
 
 PAIR = ("mtt", "ftd")
 MEASURES = ("off_row_increments", "angle_row_increments", "risk_erased", "risk_trained")
@@ -29,23 +29,6 @@ EXPECTED = (
     "and the span of the rows wherever the network stands (derived here; that nothing else tells the two apart is a conjecture)",
 )
 """What was expected before the run."""
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """ftd / mtt of one number, at one M1 or over all (None), from n tasks."""
-
-    name: str
-    m1: int | None
-    ratio: float
-    interval: Interval
-    n: int
-
-    @property
-    def verdict(self) -> str:
-        """In words, whether the interval holds 1."""
-        low, high = self.interval
-        return "lower" if high < 1.0 else "higher" if low > 1.0 else "no difference resolved"
 
 
 def asked(config: Unroll) -> bool:
@@ -58,9 +41,9 @@ def compare(config: Unroll, rows: Sequence[Row]) -> list[Ratio]:
     found: list[Ratio] = []
     for name in (*QUALITIES, *MEASURES):
         logs = {m1: _logs(config, rows, name, m1) for m1 in config.M1}
-        found += [_ratio(name, m1, np.array(list(of.values()))) for m1, of in logs.items() if len(of) > 1 and len(config.M1) > 1]
+        found += [ratio_of(name, m1, np.array(list(of.values()))) for m1, of in logs.items() if len(of) > 1 and len(config.M1) > 1]
         whole = [np.mean([of[draw] for of in logs.values()]) for draw in range(config.seeds) if all(draw in of for of in logs.values())]
-        found += [_ratio(name, None, np.array(whole))] if len(whole) > 1 else []
+        found += [ratio_of(name, None, np.array(whole))] if len(whole) > 1 else []
     return found
 
 
@@ -69,11 +52,6 @@ def _logs(config: Unroll, rows: Sequence[Row], name: str, m1: int) -> dict[int, 
     plain, flat = ({row["draw"]: row for row in rows_at(rows, method=m, d=config.base_d, r=config.r[0], M1=m1)} for m in PAIR)
     sound = [k for k in plain if k in flat and plain[k]["failed"] is None and flat[k]["failed"] is None]
     return {k: math.log(flat[k][name] / plain[k][name]) for k in sound}
-
-
-def _ratio(name: str, m1: int | None, logs: np.ndarray) -> Ratio:
-    mean, (low, high) = mean_interval(logs)
-    return Ratio(name, m1, math.exp(mean), (math.exp(low), math.exp(high)), len(logs))
 
 
 def floats_ratio(config: Unroll, rows: Sequence[Row], criterion: str, resamples: int = 1000) -> tuple[float | None, Interval | None]:

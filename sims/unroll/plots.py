@@ -10,10 +10,12 @@ from matplotlib.figure import Figure
 
 from sims import figures
 from sims.lab.store import Row
+from sims.unroll import windows
 from sims.unroll.experiment import Unroll
 from sims.unroll.experts import QUALITIES
-from sims.unroll.flatness import MEASURES, Ratio
+from sims.unroll.flatness import MEASURES
 from sims.unroll.laws import CRITERIA, Law, curves, level, point_floats
+from sims.unroll.paired import Ratio
 
 MARKS = "os^vD*PhX<"
 DASHES = ("-", "--", ":")
@@ -163,7 +165,7 @@ def _floats_figure(config: Unroll, medians: Mapping[tuple[str, str], np.ndarray]
 
 def flatness_files(ratios: Sequence[Ratio]) -> Files:
     """flatness.png: ftd / mtt with intervals, experts beside the sets they make."""
-    lines = [(x.name, x.m1, x.ratio, *x.interval, x.n) for x in ratios]
+    lines = [(x.name, x.at, x.ratio, *x.interval, x.n) for x in ratios]
     out: Files = dict(figures.files(_flatness_figure(ratios), "flatness"))
     return out | {"flatness.csv": _csv(("number", "M1", "ratio", "low", "high", "tasks"), lines)}
 
@@ -172,9 +174,9 @@ def flatness_files(ratios: Sequence[Ratio]) -> Files:
 def _flatness_figure(ratios: Sequence[Ratio]) -> Figure:
     figure, axes = figures.new_figure(2, width=4.6)
     for axis, names, title in zip(axes, (QUALITIES, MEASURES), ("experts", "sets"), strict=True):
-        sizes = list(dict.fromkeys(x.m1 for x in ratios))
+        sizes = list(dict.fromkeys(x.at for x in ratios))
         for k, m1 in enumerate(sizes):
-            here = {x.name: x for x in ratios if x.m1 == m1}
+            here = {x.name: x for x in ratios if x.at == m1}
             shown = [name for name in names if name in here]
             place = np.array([names.index(name) for name in shown]) + 0.7 * ((k + 0.5) / len(sizes) - 0.5)
             label = "all M1" if m1 is None else f"M1 = {m1}"
@@ -184,6 +186,32 @@ def _flatness_figure(ratios: Sequence[Ratio]) -> Figure:
         axis.set_title(title, fontsize=9)
     axes[0].set_ylabel("ftd / mtt")
     _legend(figure, axes[1])
+    return figure
+
+
+def window_files(ratios: Mapping[str, Sequence[Ratio]]) -> Files:
+    """windows.png: method / rat-bptt against the outer step, with intervals."""
+    lines = [(method, x.name, x.at, x.ratio, *x.interval, x.n) for method, found in ratios.items() for x in found]
+    out: Files = dict(figures.files(_window_figure(ratios), "windows"))
+    return out | {"windows.csv": _csv(("method / rat-bptt", "number", "outer step", "ratio", "low", "high", "tasks"), lines)}
+
+
+@figures.styled
+def _window_figure(ratios: Mapping[str, Sequence[Ratio]]) -> Figure:
+    figure, axes = figures.new_figure(len(windows.MEASURES))
+    for axis, (name, label) in zip(axes, windows.MEASURES.items(), strict=True):
+        for k, (method, found) in enumerate(ratios.items()):
+            here = [x for x in found if x.name == name and x.at is not None]
+            steps = [x.at for x in here]
+            axis.plot(steps, [x.ratio for x in here], label=method, **_style(k))
+            low, high = np.array([x.interval for x in here]).T
+            axis.fill_between(steps, low, high, color=figures.colour(k), alpha=0.15, lw=0)
+        axis.axhline(1.0, color="black", lw=0.8)
+        axis.set_xscale("log")
+        axis.set_xlabel("outer step")
+        axis.set_title(label, fontsize=9)
+    axes[0].set_ylabel("method / rat-bptt")
+    _legend(figure, axes[0])
     return figure
 
 

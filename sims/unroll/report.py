@@ -5,7 +5,7 @@ The detail is one cell, the middle d and the first r, at the middle M1 of the gr
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,10 +16,11 @@ from sims.lab.report import LAW_HEADERS, Cell, law_row, markdown_table, number, 
 from sims.lab.run import RunError
 from sims.lab.store import Row
 from sims.lab.sweep import failures
-from sims.unroll import flatness, plots
+from sims.unroll import flatness, plots, windows
 from sims.unroll.experiment import Unroll
 from sims.unroll.laws import CRITERIA, EXPECTED, Law, curves, level, point_floats, reaches, rows_at
 from sims.unroll.methods import METHODS
+from sims.unroll.paired import Ratio
 from theory import predictions
 from theory.multi_index import make_link
 
@@ -57,6 +58,7 @@ FLAT = EXPERTS | {
     "risk_trained": ENCODED["risk_trained"],
 }
 FLAT_HEADERS = ("ftd / mtt", "M1", "ratio", "tasks", "verdict")
+WINDOW_HEADERS = ("number", "method / rat-bptt", "after outer steps", "ratio", "tasks", "verdict")
 UNROLLED_HEADERS = ("method", "windows drawn: starts", "lengths", *UNROLLED.values(), "last / first gradient norm")
 
 
@@ -110,10 +112,20 @@ def expert_rows(detail: Detail) -> list[list[Cell]]:
     return [[m, *(_band(rows, name) for name in EXPERTS)] for m, rows in detail.items() if rows[0]["expert_loss"] is not None]
 
 
-def flat_rows(ratios: Sequence[flatness.Ratio]) -> list[list[Cell]]:
+def _ratio_cells(x: Ratio) -> list[Cell]:
+    return ["all" if x.at is None else x.at, with_interval(x.ratio, x.interval, 3), x.n, x.verdict]
+
+
+def flat_rows(ratios: Sequence[Ratio]) -> list[list[Cell]]:
     """The ratios under FLAT_HEADERS, all M1 together first."""
-    ordered = sorted(ratios, key=lambda ratio: ratio.m1 is not None)
-    return [[FLAT[x.name], "all" if x.m1 is None else x.m1, with_interval(x.ratio, x.interval, 3), x.n, x.verdict] for x in ordered]
+    return [[FLAT[x.name], *_ratio_cells(x)] for x in sorted(ratios, key=lambda ratio: ratio.at is not None)]
+
+
+def window_rows(ratios: Mapping[str, Sequence[Ratio]]) -> list[list[Cell]]:
+    """The ratios under WINDOW_HEADERS over all outer steps and after the last; those between are in the figure and its CSV."""
+    last = max((x.at for found in ratios.values() for x in found if x.at is not None), default=0)
+    shown = [(x, method) for method, found in ratios.items() for x in found if x.at in (None, last)]
+    return [[windows.MEASURES[x.name], method, *_ratio_cells(x)] for x, method in shown]
 
 
 def law_rows(laws: Sequence[Law]) -> list[list[Cell]]:
@@ -152,6 +164,7 @@ def summary(config: Unroll, rows: Sequence[Row], detail: Detail, laws: Sequence[
         "reaches": {method: dict(zip(CRITERIA, words, strict=True)) for method, *words in verdict_rows(config, laws)} if laws else {},
         "expected": list(EXPECTED),
         "flatness": flatness.as_json(config, rows, flatness.compare(config, rows)) if flatness.asked(config) else None,
+        "windows": {method: [vars(x) for x in found] for method, found in windows.compare(config, rows).items()},
         "failures": sorted({f"{row['method']}: {row['failed']}" for row in failures(list(rows))}),
         **vars(facts),
     }
@@ -178,6 +191,7 @@ def report(config: Unroll, rows: Sequence[Row], detail: Detail, laws: Sequence[L
         markdown_table(UNROLLED_HEADERS, unrolled_rows(detail)),
         "\n![profile, windows, meta-gradients](figures/unroll.png)\n",
         _stage_text(detail),
+        _window_text(windows.compare(config, rows)),
         _expert_text(config, rows, detail),
         _law_text(config, rows, laws) if laws else "",
         "## Methods\n",
@@ -220,6 +234,21 @@ def _stage_text(detail: Detail) -> str:
     return (
         f"Stages of at-bptt, by the clock on held-out labels (theory.distill.stages): the middle one began in {len(middle)} of {len(rows)} "
         f"runs, after {_range(middle)} outer steps, the late one in {len(late)}, after {_range(late)}.\n"
+    )
+
+
+def _window_text(ratios: Mapping[str, Sequence[Ratio]]) -> str:
+    if not ratios:
+        return ""
+    return "\n".join(
+        [
+            "## Which window encodes S* in fewer outer steps?\n",
+            "Equal outer steps, tasks and first sets; the ratio's mean over tasks (of its logarithm) with a 95 % interval, below 1 where "
+            "the method is ahead of rat-bptt. Expected before the run:\n",
+            "".join(f"- {line}\n" for line in windows.EXPECTED),
+            markdown_table(WINDOW_HEADERS, window_rows(ratios)),
+            "\n![ratios against the outer step](figures/windows.png)\n",
+        ]
     )
 
 
@@ -279,4 +308,6 @@ def figure_files(config: Unroll, rows: Sequence[Row], detail: Detail, laws: Sequ
     """Every figure by file name, with the CSV behind it."""
     out = plots.encode_files(detail) | plots.unroll_files(detail)
     out |= plots.flatness_files(flatness.compare(config, rows)) if flatness.asked(config) else {}
+    ratios = windows.compare(config, rows)
+    out |= plots.window_files(ratios) if ratios else {}
     return out | plots.floats_files(config, rows) | plots.law_files(laws) if laws else out

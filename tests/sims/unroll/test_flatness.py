@@ -35,10 +35,10 @@ def test_planted_ratios_are_found_though_tasks_differ_more():
         assert x.interval[0] < x.ratio < x.interval[1]
         assert x.ratio == pytest.approx(0.9, rel=0.05)
         assert x.verdict == "lower"
-    whole = [x for x in found if x.m1 is None]
+    whole = [x for x in found if x.at is None]
     assert len(whole) == len(found) / 4
-    assert {x.verdict for x in flatness.compare(CONFIG, planted(1.1)) if x.m1 is None} == {"higher"}
-    assert {x.verdict for x in flatness.compare(CONFIG, planted(1.0, 0.5)) if x.m1 is None} == {"no difference resolved"}
+    assert {x.verdict for x in flatness.compare(CONFIG, planted(1.1)) if x.at is None} == {"higher"}
+    assert {x.verdict for x in flatness.compare(CONFIG, planted(1.0, 0.5)) if x.at is None} == {"no difference resolved"}
 
 
 def test_floats_follow_where_numbers_fall_with_them():
@@ -59,7 +59,7 @@ def test_a_failed_trial_takes_its_pair_along():
     rows = planted(0.9)
     lost = next(row for row in rows if (row["method"], row["draw"], row["M1"]) == ("mtt", 2, 4))
     rows = [{k: v for k, v in row.items() if k not in NAMES} | {"failed": "diverged"} if row is lost else row for row in rows]
-    found = {(x.name, x.m1): x.n for x in flatness.compare(CONFIG, rows)}
+    found = {(x.name, x.at): x.n for x in flatness.compare(CONFIG, rows)}
     assert found["risk_erased", 4] == found["risk_erased", None] == 5
     assert found["risk_erased", 8] == 6
 
@@ -69,7 +69,7 @@ def test_the_answer_needs_both_kinds_of_expert_and_two_tasks():
     assert not flatness.asked(dataclasses.replace(CONFIG, method=("mtt",)))
     assert not flatness.asked(dataclasses.replace(CONFIG, seeds=1))
     one = dataclasses.replace(CONFIG, M1=(4,))
-    assert {x.m1 for x in flatness.compare(one, planted(0.9, config=one))} == {None}
+    assert {x.at for x in flatness.compare(one, planted(0.9, config=one))} == {None}
 
 
 def test_the_answer_is_shown_with_its_numbers():
