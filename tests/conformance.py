@@ -184,6 +184,17 @@ class InnerOptimiserConformance:
         flat = tuple(x for slot in mine.slots for x in slot)
         assert relative_error(flat, grads[2 * n + 1 :]) <= self.rtol
 
+    @given(data=st.data(), rng=generators, t=st.integers(0, 50), dead=st.booleans())
+    def test_a_gradient_is_recovered_or_has_to_be_stored(self, data: st.DataObject, rng: np.random.Generator, t: int, dead: bool) -> None:
+        """Which of both depends on nothing that a run meets, since a tape asks once."""
+        optimiser = data.draw(self.optimisers())
+        theta, slots, g = self.state(optimiser, rng, dead)
+        found = optimiser.recovered(theta, slots, optimiser.step(theta, slots, t, g)[1])
+        first = optimiser.init(theta)
+        assert (found is None) == (optimiser.recovered(theta, first, first) is None)
+        if found is not None:
+            assert relative_error(found, g) <= self.rtol
+
     @given(data=st.data(), rng=generators, t=st.integers(1, 50))
     def test_adjoint_identity(self, data: st.DataObject, rng: np.random.Generator, t: int) -> None:
         """<(lam, mu), J v> = <J^T (lam, mu), v>, J v by central differences in theta, slots, g and the step size together."""

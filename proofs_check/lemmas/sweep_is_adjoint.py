@@ -10,6 +10,7 @@ the sweep. Each optimiser's own step is checked against its textbook sum over pa
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,7 @@ def margin(
     def transposed(first: int) -> tuple[Any, Any]:
         tape = unroll(problem, how, s, theta, noises, Window(first, len(noises)), profile=True)
         if not replayed:
-            entries = tuple(type(e)(e.state, e.g, problem.draw(rng)) for e in tape.entries)
-            tape = type(tape)(entries, tape.end, tape.gradient_norms)
+            tape = replace(tape, entries=tuple(replace(e, xi=problem.draw(rng)) for e in tape.entries))
         return tape, sweep(swept, how, s, tape, lam)
 
     tape, back = transposed(start)
@@ -80,7 +80,7 @@ def margin(
     norms = closeness(tape.gradient_norms[0], norm(problem.gradient(theta, s, noises[0])), TOLERANCE, tape.gradient_norms[0])
     counts = len(tape.gradient_norms) == len(noises) and len(tape.entries) == length and tape.end.t == len(noises) and begin.t == start
     counts = counts and tape.cost.gradients == len(noises) and back.cost.products == length
-    counts = counts and tape.cost.stored_floats == length * (2 + len(begin.slots)) * flatten(theta).size
+    counts = counts and tape.cost.stored_floats == length * max(2, 1 + len(begin.slots)) * flatten(theta).size
     parts = (
         sketched(problem, how, s, tape, lam, rng),
         cutting(problem, how, s, theta, noises, tape),

@@ -115,8 +115,8 @@ def _gradients(
     tape = unroll(problem, optimiser, s, objective.start(xi), noises, Window(0, len(noises)))
     _, lam, _ = objective.value_and_grad(tape.end.theta, s, xi)
     span, total = axpy(-1.0, xi.target, xi.start), zeros_like(xi.start)
-    for entry in tape.entries:
-        total = add(total, entry.g)
+    for k in range(len(tape.entries)):
+        total = add(total, tape.gradient(k))
     held = scale(2.0 / float(dot(span, span)), axpy(optimiser.lr**2, total, scale(-optimiser.lr, span)))
     formula = zeros_like(s)
     for entry in tape.entries:

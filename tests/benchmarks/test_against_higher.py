@@ -177,7 +177,7 @@ def memories(scene: Scene, size: Size, lengths: tuple[int, ...]) -> dict[str, fl
         return peak_bytes(lambda: scene.rival(0, length, lambda theta: scene.lam, []), CPU)
 
     held = [float(rival(length)) for length in lengths]
-    stored = 4.0 * 4 * sum(p.numel() for p in scene.theta)  # bytes a step: parameters, two moments, gradient
+    stored = 4.0 * 3 * sum(p.numel() for p in scene.theta)  # bytes a step: parameters, two moments
     short, long = ours(size.short), ours(size.long)
     return {
         "ours": float(ours(size.window)),

@@ -7,13 +7,14 @@ the slots, each step backwards is
     Hc, Mc           <- second-order products of the problem at (theta_t, S; xi_t)
     lam += Hc ;  grad_S += Mc ;  grad_lr += d_lr
 
-What is stored is the path itself, (theta, slots, g) a step, and no graph; so memory beyond that is one step's product. The slots'
-cotangents start from zero at the window's end and are dropped at its start, where the slots count as given. Recomputing each step from
-its stored state goes back to Maclaurin et al., ICML 2015; the sweep itself is derived here. Where asked, Hc comes from a low-rank Hessian.
+What is stored is the path itself, (theta, slots) a step and g where the slots do not tell it, and no graph; so memory beyond that is one
+step's product. The slots' cotangents start from zero at the window's end and are dropped at its start, where the slots count as given.
+Recomputing each step from its stored state goes back to Maclaurin et al., ICML 2015; the sweep itself is derived here. Where asked, Hc
+comes from a low-rank Hessian.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Cost:
     hessian_products: int = 0
     """Hessian-vector products spent on low-rank Hessians."""
     stored_floats: int = 0
-    """Floats of recorded states and gradients, at most at a time in a run."""
+    """Floats of recorded states, and of gradients where they are stored, at most at a time in a run."""
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -61,22 +62,31 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class TapeEntry:
-    """One differentiated step: the state before it, its gradient, its noise."""
+    """One differentiated step: the state before it, its noise, and its gradient where the optimiser's slots do not tell it."""
 
     state: State
-    g: Leaves
     xi: Noise
+    g: Leaves | None
 
 
 @dataclass(frozen=True, eq=False)
 class Tape:
     """The recorded window, and the state after its last step."""
 
+    optimiser: InnerOptimiser
     entries: tuple[TapeEntry, ...]
     end: State
     gradient_norms: tuple[float, ...]
     """||g_t|| of every step that was run where asked for, else empty."""
     cost: Cost = Cost()
+
+    def gradient(self, k: int) -> Leaves:
+        """g of the k-th recorded step, stored or recovered from the states around it."""
+        entry, last = self.entries[k], k + 1 == len(self.entries)
+        after = self.end if last else self.entries[k + 1].state
+        g = self.optimiser.recovered(entry.state.theta, entry.state.slots, after.slots) if entry.g is None else entry.g
+        assert g is not None  # recorded without g only by an optimiser that recovers it
+        return g
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +121,7 @@ def unroll(
     if len(noises) < steps:
         raise ValueError(f"need one noise a step: {len(noises)} given, the run stops at {steps}")
     state = end = State(theta, optimiser.init(theta), 0)
+    stores = optimiser.recovered(theta, state.slots, state.slots) is None
     entries: list[TapeEntry] = []
     squares: list[Any] = []
     for t in range(steps):
@@ -118,7 +129,7 @@ def unroll(
         if profile:
             squares.append(dot(g, g))  # read at the end: on a device the run need not wait for it
         if window.start <= t < window.stop:
-            entries.append(TapeEntry(state, g, noises[t]))
+            entries.append(TapeEntry(state, noises[t], g if stores else None))
         theta_next, slots_next = optimiser.step(state.theta, state.slots, t, g)
         state = State(theta_next, slots_next, t + 1)
         if t + 1 == window.stop:
@@ -126,14 +137,14 @@ def unroll(
     length = norm(state.theta)
     if not length < float("inf"):
         raise Diverged(f"inner run diverged: ||theta|| = {length} after {steps} steps; lower the inner step size (lr={optimiser.lr})")
-    floats = size(theta) * (2 + len(end.slots)) * len(entries)
-    return Tape(tuple(entries), end, tuple(float(q) ** 0.5 for q in squares), Cost(gradients=steps, stored_floats=floats))
+    floats = size(theta) * (1 + len(end.slots) + stores) * len(entries)
+    return Tape(optimiser, tuple(entries), end, tuple(float(q) ** 0.5 for q in squares), Cost(gradients=steps, stored_floats=floats))
 
 
 def cut(tape: Tape, window: Window) -> Tape:
     """The part of a tape that starts at step 0 which a shorter run would have recorded: `window`, chosen once the run is known."""
     end = tape.entries[window.stop].state if window.stop < len(tape.entries) else tape.end
-    return Tape(tape.entries[window.start : window.stop], end, tape.gradient_norms, tape.cost)
+    return replace(tape, entries=tape.entries[window.start : window.stop], end=end)
 
 
 def sweep(
@@ -155,9 +166,9 @@ def sweep(
     mu = tuple(zeros_like(slot) for slot in tape.end.slots)
     grad_log_lr: Any = 0.0
     sketch, cost = None, Cost()
-    for entry in reversed(tape.entries):
-        state = entry.state
-        lam, mu, c, d_lr = optimiser.adjoint(state.theta, state.slots, state.t, entry.g, lam, mu)
+    for k in reversed(range(len(tape.entries))):
+        entry, state = tape.entries[k], tape.entries[k].state
+        lam, mu, c, d_lr = optimiser.adjoint(state.theta, state.slots, state.t, tape.gradient(k), lam, mu)
         if hessian is None or rng is None:
             h_c, m_c = problem.second_order(state.theta, s, entry.xi, c)
             cost += Cost(products=1)

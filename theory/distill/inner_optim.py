@@ -47,6 +47,10 @@ class InnerOptimiser(Protocol):
         """(theta_{t+1}, slots_{t+1})."""
         ...
 
+    def recovered(self, theta: Leaves, slots: Slots, slots_next: Slots) -> Leaves | None:
+        """g_t from the state before step t and the slots after it, to rounding; None where they do not tell it and a tape must store it."""
+        ...
+
     def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
         """Cotangents at step t from those at step t + 1."""
         ...
@@ -78,6 +82,9 @@ class SGD:
     def step(self, theta: Leaves, slots: Slots, t: int, g: Leaves) -> tuple[Leaves, Slots]:
         return axpy(-self.lr, axpy(self.weight_decay, theta, g), theta), ()
 
+    def recovered(self, theta: Leaves, slots: Slots, slots_next: Slots) -> None:
+        return None  # lr g is the small difference of two theta: too much of it would be rounding
+
     def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
         d_lr = -dot(lam, axpy(self.weight_decay, theta, g))
         return Cotangents(scale(1.0 - self.lr * self.weight_decay, lam), (), scale(-self.lr, lam), d_lr)
@@ -104,6 +111,9 @@ class Momentum:
     def step(self, theta: Leaves, slots: Slots, t: int, g: Leaves) -> tuple[Leaves, Slots]:
         v = self._velocity(theta, slots, g)
         return axpy(-self.lr, v, theta), (v,)
+
+    def recovered(self, theta: Leaves, slots: Slots, slots_next: Slots) -> Leaves:
+        return axpy(-self.weight_decay, theta, axpy(-self.momentum, slots[0], slots_next[0]))
 
     def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
         c = axpy(-self.lr, lam, mu[0])
@@ -147,6 +157,9 @@ class Adam:
     def step(self, theta: Leaves, slots: Slots, t: int, g: Leaves) -> tuple[Leaves, Slots]:
         moments = self._moments(slots, g)
         return axpy(-self.lr, self._direction(moments, t)[2], theta), moments
+
+    def recovered(self, theta: Leaves, slots: Slots, slots_next: Slots) -> Leaves:
+        return scale(1.0 / (1.0 - self.b1), axpy(-self.b1, slots[0], slots_next[0]))
 
     def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
         moments = self._moments(slots, g)

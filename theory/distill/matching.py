@@ -114,8 +114,8 @@ class GradientMatching:
 
     def along(self, problem: InnerProblem, s: Leaves, tape: Tape, xi: Noise) -> tuple[float, Leaves]:
         value, grad_s, share = 0.0, zeros_like(s), 1.0 / len(tape.entries)
-        for entry in tape.entries:
+        for k, entry in enumerate(tape.entries):
             theta = entry.state.theta
-            one, c = self.distance(entry.g, self.real.loss_and_gradient(theta, xi)[1])
+            one, c = self.distance(tape.gradient(k), self.real.loss_and_gradient(theta, xi)[1])
             value, grad_s = value + share * one, axpy(share, problem.mixed(theta, s, entry.xi, c), grad_s)
         return value, grad_s

@@ -12,7 +12,7 @@ from tests.oracles import dense_gradient, difference_along, relative_error
 from tests.strategies import OPTIMISERS, generators, normal_like, optimisers, seeds, windows
 from theory.distill.adjoint import State, Tape, sweep, unroll
 from theory.distill.inner_optim import SGD, Adam, Momentum
-from theory.distill.leaves import add, axpy, dot, norm, scale
+from theory.distill.leaves import add, axpy, dot, norm, scale, size
 from theory.distill.problem import Diverged
 from theory.distill.truncation import FixedWindow, FullWindow, Window
 
@@ -181,9 +181,14 @@ def test_tape_holds_the_window_and_the_run_stops_with_it(rng, policy, optimiser)
     assert tape.gradient_norms == ()
     sweep(problem, optimiser, scene.s, tape, end_cotangent(scene, tape))
     assert problem.calls == {"gradient": window.stop, "second_order": window.length}, "stored gradients are not computed twice"
-    for entry, after in zip(tape.entries, [*tape.entries[1:], None], strict=True):
-        state = tape.end if after is None else after.state
-        assert relative_error(optimiser.step(entry.state.theta, entry.state.slots, entry.state.t, entry.g)[0], state.theta) == 0.0
+    for k, (entry, after) in enumerate(zip(tape.entries, [*tape.entries[1:], None], strict=True)):
+        before, state = entry.state, tape.end if after is None else after.state
+        g = problem.gradient(before.theta, scene.s, entry.xi)
+        assert relative_error(optimiser.step(before.theta, before.slots, before.t, g)[0], state.theta) == 0.0
+        assert relative_error(tape.gradient(k), g) <= (1e-12 if entry.g is None else 0.0)
+    stored = len(before.slots) + 1 + (entry.g is not None)
+    assert stored == (2 if isinstance(optimiser, SGD | Momentum) else 3)
+    assert tape.cost.stored_floats == window.length * stored * size(scene.theta)
 
 
 @given(rng=generators, horizon=st.integers(1, 6))
@@ -211,8 +216,9 @@ def test_points_outside_the_windows_batches_get_exactly_nothing(seed, optimiser)
 
 def test_empty_tape_leaves_the_cotangent_alone():
     scene = scene_of(np.random.default_rng(0), 1)
-    lam = scene.theta
-    result = sweep(scene.student, Momentum(0.1), scene.s, Tape((), State(scene.theta, Momentum(0.1).init(scene.theta), 0), ()), lam)
+    lam, optimiser = scene.theta, Momentum(0.1)
+    empty = Tape(optimiser, (), State(scene.theta, optimiser.init(scene.theta), 0), ())
+    result = sweep(scene.student, optimiser, scene.s, empty, lam)
     assert relative_error(result.lam, lam) == 0.0
     assert norm(result.grad_s) == 0.0
 

@@ -88,8 +88,10 @@ def test_a_cut_tape_is_that_of_the_shorter_run(seed, window, inner):
         assert relative_error(tape.end.theta, direct.end.theta) == 0.0
         assert tape.gradient_norms == whole.gradient_norms
         for mine, theirs in zip(tape.entries, direct.entries, strict=True):
-            assert relative_error((*mine.state.theta, *mine.g), (*theirs.state.theta, *theirs.g)) == 0.0
+            assert relative_error(mine.state.theta, theirs.state.theta) == 0.0
             assert mine.xi is theirs.xi
+        for k in range(window.length):
+            assert relative_error(tape.gradient(k), direct.gradient(k)) == 0.0
 
 
 @given(seed=seeds, stage=st.sampled_from(list(Stage)))
@@ -101,7 +103,8 @@ def test_the_current_profile_is_that_of_the_run_itself(seed, stage):
     meta = meta_gradient(student, objective, distiller, s, np.random.SeedSequence(seed), stage=stage)
     window_rng, init_rng, noise_rng = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3))
     theta, noises = student.init(init_rng), [student.draw(noise_rng) for _ in range(8)]
-    norms = tuple(norm(e.g) for e in unroll(student, SGD(0.1), s, theta, noises, Window(0, 8)).entries)
+    tape = unroll(student, SGD(0.1), s, theta, noises, Window(0, 8))
+    norms = tuple(norm(tape.gradient(k)) for k in range(8))
     assert meta.profile == norms
     assert meta.window == policy.at(stage, norms).draw(window_rng)
     assert meta.effective_positions == policy.at(stage, norms).effective_positions
@@ -154,7 +157,7 @@ def test_costs_are_those_that_were_paid(profile, seed, hessian):
         assert (cost.products, cost.mixed) == ((window.length, 0) if hessian is None else (0, window.length))
         assert cost.hessian_products == (0 if hessian is None else 3 * 2 * -(-window.length // 2))
         kept = 8 if profile == "current" else window.length
-        assert cost.stored_floats == kept * 4 * size(student.init(np.random.default_rng(0)))
+        assert cost.stored_floats == kept * 3 * size(student.init(np.random.default_rng(0)))
         problem.calls.update(gradient=0, second_order=0)
 
 
