@@ -6,7 +6,7 @@ in the same chunks for both, so it counts the same and the rival's graph holds t
 
     reduced     width 32, T = 20, M = 6, real batch 200: seconds; equality of the meta-gradients in float64, memory, a table without meaning
                 for the clock
-    full        width 128, T = 200, M = 60, real batch 5000, float32: about fifteen minutes on two quiet cores, 8 GB of memory
+    full        width 128, T = 200, M = 60, real batch 5000, float32: about eighteen minutes on two quiet cores, 9 GB of memory
 
     pip install -c constraints.txt -e '.[benchmarks]'
     pytest tests/benchmarks/test_against_higher.py -s -k full --benchmark-json=results/higher.json
