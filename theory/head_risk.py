@@ -261,7 +261,7 @@ def teacher_risk(r: int, fit: HeadFit) -> float:
 def student_risk(r: int, m: float, fit: HeadFit, reflected: bool) -> float:
     """Risk with rows retrained on M1 >= 2 r points.
 
-    Against means of 100 draws at r = 8 and of 30 at r = 16 (L = 3 r^2, 4 L inputs): within 6 % from M1 = 6 r on, up to 25 % too high at
+    Against means of 100 draws at r = 8 and of 30 at r = 16 (L = 3 r^2, 4 L inputs): within 7 % from M1 = 6 r on, 16 to 22 % too high at
     M1 = 2 r, where the typical spectrum is at the end of its range. At r = 4 a harmonic has too few directions for step 2.
     """
     spectrum = typical_spectrum(r, m)
