@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 ONE    := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow mutation benchmarks trajectories-experts trajectories-ipc1 trajectories-nas lint docs clean
+.PHONY: demo test test-slow mutation benchmarks trajectories-experts trajectories-ipc1 trajectories-architectures trajectories-report trajectories-nas lint docs clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,16 @@ $(FIELD) distill --preset $(1)-cpu --ipc $(2) --seed $(3) --experts $(TRAJECTORI
 	$(FIELD) evaluate $(TRAJECTORIES)/$(1)-ipc$(2)-$(3) --baselines random --seeds 2 --lengths 200
 
 endef
+
+ARCHITECTURES := convnet4-narrow,resnet18-narrow,vgg11-narrow,alexnet-narrow,mlp
+
+trajectories-architectures: $(VENV)/.all  ## the sets of ten images a class, seed 0, on other networks of width 16 (half an hour or less)
+	for method in mtt ftd; do $(FIELD) evaluate $(TRAJECTORIES)/$$method-ipc10-0 --networks $(ARCHITECTURES) --baselines random --seeds 2 \
+		--lengths 50 200 --json $(TRAJECTORIES)/$$method-ipc10-0/architectures.json || exit 1; done
+
+trajectories-report: $(VENV)/.all   ## all of the runs above in one report, and the errors along the experts by epoch (minutes)
+	$(FIELD) trajectories $(foreach ipc,1 10,$(foreach seed,0 1 2,$(foreach method,mtt ftd,$(TRAJECTORIES)/$(method)-ipc$(ipc)-$(seed)))) \
+		--experts $(TRAJECTORIES)/experts --out $(TRAJECTORIES)/report
 
 trajectories-nas: $(VENV)/.all      ## 24 architectures ranked by a distilled set of ten images a class
 	$(FIELD) nas $(TRAJECTORIES)/mtt-ipc10-0 --widths 8 16 --depths 1 2 3 --activations relu --poolings max avg --norms none instance \

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from realdata import compare, data, distill, evaluate, exchange, experts, nas, plan
+from realdata import compare, data, distill, evaluate, exchange, experts, nas, plan, trajectories
 from realdata.artefact import read_set
 from realdata.cells import with_cell
 from realdata.config import PRESETS, DistillConfig, Runtime
@@ -165,6 +165,22 @@ class Bridge:
 
 
 @dataclass(frozen=True)
+class Trajectories:
+    """Compare finished, evaluated runs: accuracy seed by seed, differences of methods, and how far students stray from their experts."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run folders of one data set, each with its evaluations; the first one's method is what others are held against."""
+    experts: Path | None = None
+    """Store of the experts that the runs were made along, or a recipe's folder; without it the accuracies alone are compared."""
+    root: Path | None = None
+    """Folder with the image files; by default the data set's folder in $DISTILL_DATA."""
+    out: Path = Path("results/trajectories/report")
+    """Folder of the report."""
+    retracing: trajectories.Retracing = field(default_factory=trajectories.Retracing)
+    runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
+
+
+@dataclass(frozen=True)
 class Nas:
     """Rank a space of architectures by training on a distilled set, and compare with training on real images."""
 
@@ -188,6 +204,7 @@ Command = (
     | Annotated[Import, subcommand("import")]
     | Annotated[Compare, subcommand("compare")]
     | Annotated[Nas, subcommand("nas")]
+    | Annotated[Trajectories, subcommand("trajectories")]
     | Annotated[Bridge, subcommand("bridge")]
 )
 
@@ -222,6 +239,9 @@ def main(words: list[str] | None = None) -> None:
             root = command.root or data.default_root(read_set(command.artefact).config.dataset)
             place = nas.run(command.artefact, command.space, root, command.out, command.runtime)
             print(f"{place.read_text()}\nreport: {place}")
+        case Trajectories():
+            c = command
+            print(f"report: {trajectories.run(c.runs, c.experts, c.retracing, c.root, c.out, c.runtime)}")
         case Plan():
             root = command.root or data.default_root(command.config.dataset)
             plan.show(plan.predict(command.config, root, command.runtime, command.experts), command.json)

@@ -6,6 +6,7 @@
     alexnet    five convolutions of 2, 3, 4, 3, 3 times `width` channels, no norm, three max poolings, one linear layer
     vgg11      eight 3x3 convolutions of 1, 2, 4, 4, 8, 8, 8, 8 times `width` channels, norm and ReLU, five max poolings, one linear layer
     resnet18   eight blocks of two 3x3 convolutions in four stages of 1, 2, 4, 8 times `width` channels, global mean, one linear layer
+    NAME-narrow   convnet3 to 5, alexnet, vgg11 and resnet18 at `width` 16 for a processor: an eighth, or a quarter, of the usual one
     norm       z -> gamma (z - mean z) / sqrt(var z + 1e-5) + beta, over each image and group of channels (instance: one channel a
                group, group: four groups, layer: all channels), or over the batch (batch: never a running average)
 
@@ -169,6 +170,7 @@ def resnet18(shape: tuple[int, int, int], classes: int, norm: str = "instance", 
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
+NARROW = 16
 NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
     **{f"convnet{depth}": partial(convnet, ConvNetConfig(depth=depth)) for depth in (3, 4, 5)},
     "mlp": mlp,
@@ -176,6 +178,8 @@ NETWORKS: dict[str, Callable[..., nn.Sequential]] = {
     "alexnet": alexnet,
     "vgg11": vgg11,
     "resnet18": resnet18,
+    **{f"convnet{depth}-narrow": partial(convnet, ConvNetConfig(depth=depth, width=NARROW)) for depth in (3, 4, 5)},
+    **{f"{name}-narrow": partial(made, width=NARROW) for name, made in (("alexnet", alexnet), ("vgg11", vgg11), ("resnet18", resnet18))},
 }
 
 

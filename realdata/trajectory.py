@@ -18,7 +18,7 @@ from realdata.bridge import ModuleProblem, Tensors, forward
 from realdata.config import DistillConfig
 from realdata.data import ImageSet
 from realdata.experts import StoredExperts, open_experts
-from realdata.experts.recipe import Recipe, data_digest
+from realdata.experts.recipe import Recipe, data_digest, key
 from realdata.experts.shards import recipe_in
 from realdata.preprocess import Transform
 from realdata.streaming import Rows, on_device
@@ -71,7 +71,9 @@ def _one_recipe(config: DistillConfig, place: Path) -> Path:
     inside = sorted(path.parent for path in place.glob("*/config.toml"))
     if (place / "config.toml").exists() or not inside:
         return place
-    fitting = [folder for folder in inside if _misfit(config, recipe_in(folder)[0]) is None]
+    recipes = {folder: recipe_in(folder) for folder in inside}
+    asked = [folder for folder, (recipe, data) in recipes.items() if config.trajectory.recipe in ("", key(recipe, data))]
+    fitting = [folder for folder in asked if _misfit(config, recipes[folder][0]) is None]
     if len(fitting) != 1:
         names = ", ".join(folder.name for folder in fitting) or "none"
         raise RunError(f"{place} has {len(fitting)} recipes that {config.method} can take here ({names}): give one folder as --experts")

@@ -9,9 +9,10 @@ ROOT = Path(__file__).parents[1]
 NAMED = sorted({found for page in (ROOT / "docs").glob("*.md") for found in re.findall(r"`(tests/\S+\.py)::(\w+)`", page.read_text())})
 
 
-def test_every_property_of_at_bptt_names_a_test():
-    rows = re.findall(r"^\| T(\d+) \|.*\|.*`tests/.*\|$", (ROOT / "docs" / "at-bptt.md").read_text(), re.MULTILINE)
-    assert [int(number) for number in rows] == list(range(1, 21))
+@pytest.mark.parametrize(("page", "letter", "count"), [("at-bptt", "T", 20), ("trajectory-matching", "P", 14)])
+def test_every_property_names_a_test(page: str, letter: str, count: int):
+    rows = re.findall(rf"^\| {letter}(\d+) \|.*\|.*`tests/.*\|$", (ROOT / "docs" / f"{page}.md").read_text(), re.MULTILINE)
+    assert [int(number) for number in rows] == list(range(1, count + 1))
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED)

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from realdata import figures
-from realdata.bridge import Batch, RealImages, Tensors
+from realdata.bridge import Batch, RealImages, Tensors, forward
 from realdata.checks import at_least, positive
 from realdata.data import source
 from realdata.experts.shards import StoredExperts
-from realdata.protocol import accuracy
+from realdata.protocol import JUDGE_CHUNK, accuracy
 from realdata.second_order import derivatives
 from realdata.streaming import Labelled
 from realdata.task import stream
@@ -36,6 +37,7 @@ from theory.distill.leaves import axpy, zeros_like
 
 KIND = "expert quality"
 HELD_OUT = 2000  # images of the accuracy
+IMAGES = 512  # training images of the loss
 ASCENTS = 3
 MEASURES = {
     "train_loss": "loss on training images",
@@ -53,7 +55,7 @@ class Quality:
     """Experts measured, the first ones; 0 for none."""
     snapshots: int = 6
     """Snapshots measured of each, spread evenly from the first to the last."""
-    images: int = 512
+    images: int = IMAGES
     """Training images of loss, sharpness and largest eigenvalue."""
     radius: float = 0.1
     """Radius of the sharpness, in units of the weights."""
@@ -69,23 +71,37 @@ class Quality:
         return sorted({round(float(e)) for e in np.linspace(0, last, self.snapshots)})
 
 
+def mean_loss(module: nn.Module, theta: Tensors, judged: Labelled) -> float:
+    """Cross-entropy of labelled images as they are."""
+    (images, labels), total = judged, 0.0
+    with torch.no_grad():
+        for part in torch.arange(len(labels)).split(JUDGE_CHUNK):
+            total += float(F.cross_entropy(forward(module, theta, images[part]), labels[part], reduction="sum"))
+    return total / len(labels)
+
+
+def training_images(real: RealImages, count: int = IMAGES) -> np.ndarray:
+    """The rows of the training images that every snapshot is judged on."""
+    return np.sort(stream(0, "expert quality").permutation(len(real.images))[:count])
+
+
 def measure(real: RealImages, classes: int, held_out: Labelled, theta: Tensors, quality: Quality) -> dict[str, float]:
     """The measures of one snapshot."""
-    rng = stream(0, "expert quality")
-    rows = np.sort(rng.permutation(len(real.images))[: quality.images])
-    xi, step = Batch(rows, None), derivatives(real.module)
+    rows, rng = training_images(real, quality.images), stream(0, "expert quality", 1)
+    picked = torch.from_numpy(rows)
+    judged, xi, step = (real.images[picked], real.labels[picked]), Batch(rows, None), derivatives(real.module)
 
     def loss(at: Tensors) -> float:
-        return real.loss_and_gradient(at, xi)[0]
+        return mean_loss(real.module, at, judged)
 
     def gradient(at: Tensors) -> Tensors:
         return real.loss_and_gradient(at, xi)[1]
 
     def product(c: Tensors) -> Tensors:
         total = zeros_like(c)
-        for part in torch.from_numpy(rows).to(real.labels.device).split(real.chunk):
-            p = F.one_hot(real.labels[part], classes).to(theta[0].dtype)
-            total = axpy(len(part) / len(rows), step.products(theta, (real.images[part],), p, c)[0], total)
+        for part in torch.arange(len(rows)).split(real.chunk):
+            p = F.one_hot(judged[1][part], classes).to(theta[0].dtype)
+            total = axpy(len(part) / len(rows), step.products(theta, (judged[0][part],), p, c)[0], total)
         return total
 
     largest = lambda_max(product, theta, rng, tolerance=1e-2, steps=100)

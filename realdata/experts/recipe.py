@@ -4,14 +4,15 @@
     folder   STORE/DATASET-plain-KEY or STORE/DATASET-flat-KEY: two recipes never share one
 
 Expert k draws its start from stream (seed, "expert start", k) and epoch e of its batches and warps from (seed, "expert epoch", k, e), so
-that neither the number of experts nor an interruption changes any of them.
+that neither the number of experts nor an interruption changes any of them. Matched experts that need a further pass j for an epoch draw it
+from (seed, "expert epoch", k, e, j).
 """
 
 import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,9 @@ class Recipe:
     weight_decay: float = 0.0
     """Its weight decay."""
     flat: FlatConfig = field(default_factory=FlatConfig)
+    matched: bool = False
+    """Snapshots where the training loss meets that of the plain twin, in the place of one a pass over the images: the twin is the same
+    recipe without flatness, in the same store."""
 
     def __post_init__(self) -> None:
         source(self.dataset)
@@ -86,6 +90,13 @@ class Recipe:
         share(held_out=self.held_out)
         if not (0.0 <= self.momentum < 1.0 and 0.0 <= self.weight_decay < float("inf")):
             raise RunError(f"need 0 <= momentum < 1 and weight_decay >= 0: momentum={self.momentum}, weight_decay={self.weight_decay}")
+        if self.matched and self.flat.rho == 0:
+            raise RunError("experts are matched to a plain twin where they are flat: give --flat.rho, or leave --matched out")
+
+    @property
+    def twin(self) -> "Recipe":
+        """The plain recipe that matched experts follow in training loss."""
+        return replace(self, flat=FlatConfig(), matched=False)
 
     @property
     def family(self) -> str:

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -16,21 +17,25 @@ import pytest
 import safetensors.numpy
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from realdata import data
 from realdata.__main__ import main
 from realdata.augment import Augment
-from realdata.bridge import RealImages, forward
+from realdata.bridge import RealImages, Tensors, forward
 from realdata.config import Runtime
 from realdata.experts import FlatConfig, Recipe, open_experts
 from realdata.experts import run as run_experts
 from realdata.experts.quality import Quality, measure
 from realdata.experts.recipe import folder, key
-from realdata.experts.shards import RESUME, shard_path
+from realdata.experts.shards import RESUME, read_snapshot, shard_path, write_snapshot
 from realdata.experts.training import Trainer
 from realdata.networks import ConvNetConfig
 from sims.lab.files import RunError
+from tests.strategies import generators
 from theory.distill.leaves import flatten, unflatten
+from theory.distill.problem import Diverged
 from theory.distill.trajectory import Experts, StartRange, TrajectoryMatching
 
 pytestmark = pytest.mark.usefixtures("small_mnist")
@@ -185,10 +190,91 @@ def test_the_same_command_again_trains_and_measures_nothing(root: Path, finished
     main(words(root, finished.parent))
 
 
+class Twin:
+    """Plain experts in memory, under the numbers that a store would give them."""
+
+    def __init__(self, recipe: Recipe, real: RealImages, count: int) -> None:
+        self.numbers, self.runs = tuple(range(count)), []
+        for k in range(count):
+            run = [Trainer(recipe, real, torch.float64).start(k)]
+            for _ in range(recipe.epochs):
+                run.append(Trainer(recipe, real, torch.float64).epoch(run[-1]))
+            self.runs.append(run)
+
+    def snapshot(self, expert: int, epoch: int) -> Tensors:
+        return self.runs[expert][epoch].theta
+
+
+def matched_scene(rho: float) -> tuple[Trainer, Twin]:
+    recipe = replace(RECIPE, batch=2, epochs=2, flat=FlatConfig(rho, 0.3), matched=True)
+    trainer = toy(recipe, np.random.default_rng(3), 60)
+    twin = Twin(recipe.twin, trainer.real, 2)
+    return replace(trainer, twin=twin), twin
+
+
+def test_matched_experts_stop_as_soon_as_they_have_the_loss_of_their_twin():
+    """From the twin's start, on its batches; every snapshot is the first of the path looked at, ten times a pass, with no larger loss."""
+    trainer, twin = matched_scene(0.05)
+    real, steps, every = trainer.real, 30, 3
+
+    def loss(theta: Tensors) -> float:
+        return float(F.cross_entropy(forward(real.module, theta, real.images), real.labels))
+
+    for k in twin.numbers:
+        at = trainer.start(k)
+        assert all(torch.equal(a, b) for a, b in zip(at.theta, twin.snapshot(k, 0), strict=True))
+        for epoch in (1, 2):
+            wanted, after = loss(twin.snapshot(k, epoch)), trainer.epoch(at)
+            path = enumerate(trainer._path(at, steps), 1)
+            met = next(theta for i, (theta, _) in path if i % every == 0 and loss(theta) <= wanted)
+            assert all(torch.equal(a, b) for a, b in zip(after.theta, met, strict=True))
+            assert after.epoch == epoch
+            at = after
+
+
+def test_a_further_pass_has_an_order_of_its_own_and_the_first_one_is_the_twin_s():
+    trainer, twin = matched_scene(1e-9)
+    path = [theta for theta, _ in itertools.islice(trainer._path(trainer.start(0), 30), 60)]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(path[29], twin.snapshot(0, 1), strict=True))
+    again = replace(trainer, twin=None).epoch(trainer.start(0)._replace(theta=path[29]))
+    assert not all(torch.allclose(a, b, atol=1e-6) for a, b in zip(path[59], again.theta, strict=True))
+
+
+def test_a_matched_expert_that_never_meets_its_twin_is_named(monkeypatch: pytest.MonkeyPatch):
+    trainer, _ = matched_scene(0.05)
+    losses = iter([0.5, *[0.6] * 1000])
+    monkeypatch.setattr("realdata.experts.training.mean_loss", lambda *_: next(losses))
+    with pytest.raises(Diverged, match=r"expert 1, epoch 1: training loss 0\.6 after 5 passes, its plain twin has 0\.5; lower --flat\.rho"):
+        trainer.epoch(trainer.start(1))
+
+
+def test_matched_experts_come_after_their_twins(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    flat = ["--flat.rho", "0.05", "--matched"]
+    assert "give --flat.rho" in refused(words(root, tmp_path, "--matched"), capfd)
+    assert "lacks expert 0, whose training loss is to be matched" in refused(words(root, tmp_path, *flat), capfd)
+    main(words(root, tmp_path))
+    main(words(root, tmp_path, *flat))
+    plain, matched = (json.loads((next(tmp_path.glob(f"mnist-{kind}-*")) / "summary.json").read_text()) for kind in ("plain", "flat"))
+    assert matched["mean"]["train_loss"][0] == plain["mean"]["train_loss"][0]
+    assert refused(words(root, tmp_path, *flat, "--count", "3"), capfd).count("lacks expert 2") == 1
+
+
+@given(rng=generators, epoch=st.integers(0, 9999))
+def test_a_snapshot_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, rng: np.random.Generator, epoch: int):
+    """P11: any float32, subnormal, infinite or negative zero among them; the order of the parameters stays."""
+    place, shapes = tmp_path_factory.mktemp("one"), ((3, 2), (5,), (1, 2, 2))
+    bits = [rng.integers(0, 2**32, shape, dtype=np.uint32) for shape in shapes]
+    theta = tuple(torch.from_numpy(b.view(np.float32)) for b in bits)
+    write_snapshot(place, "key", 3, epoch, theta)
+    found = read_snapshot(place, "key", shapes, 3, epoch, CPU)
+    assert all(np.array_equal(b, p.numpy().view(np.uint32)) for b, p in zip(bits, found, strict=True))
+
+
 def test_recipes_never_share_a_folder():
     changed = [
         replace(RECIPE, flat=FlatConfig(rho=0.1)),
         replace(RECIPE, flat=FlatConfig(rho=0.1, alpha=0.3)),
+        replace(RECIPE, flat=FlatConfig(rho=0.1), matched=True),
         replace(RECIPE, augment="none"),
         replace(RECIPE, transform="zca"),
         replace(RECIPE, network=ConvNetConfig(depth=2, width=4)),

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realdata.networks import ACTIVATIONS, NORMS, POOLINGS, ConvNetConfig, convnet, network, parameter_count
+from realdata.networks import ACTIVATIONS, NETWORKS, NORMS, POOLINGS, ConvNetConfig, convnet, network, parameter_count
 from sims.lab.files import RunError
 from tests.strategies import generators
 
@@ -41,6 +41,14 @@ def test_networks_of_the_literature(name: str, count: int, shape: tuple[int, int
     module = network(name, shape, 10)
     assert module(torch.ones(2, *shape)).shape == (2, 10)
     assert shape != (3, 32, 32) or parameter_count(module) == count
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith("-narrow")])
+def test_narrow_networks_have_the_layers_of_the_wide_ones(name: str):
+    narrow, wide = (network(n, (3, 32, 32), 10) for n in (name, name.removesuffix("-narrow")))
+    assert [type(layer) for layer in narrow.modules()] == [type(layer) for layer in wide.modules()]
+    assert parameter_count(narrow) < parameter_count(wide) / 7
+    assert narrow(torch.ones(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_unknown_networks_are_refused():

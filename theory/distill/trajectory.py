@@ -10,15 +10,27 @@ MTT (Cazenavette et al., arXiv:2203.11932), on the exact reverse sweep with a fu
 the same objective with flat experts (theory.distill.flatness) and a running average of S. DATM (arXiv:2310.05773) lets `high` grow over the
 outer steps. TESLA (arXiv:2211.10586) keeps lam as it is at theta_N throughout the sweep: for plain SGD the sweep with a Hessian of rank 0
 (theory.distill.curvature), which for N > 1 is another gradient than that of L.
+
+A student that is trained on S goes on from its own last weights, not from the next snapshot. With A(theta) the update of N steps on S from
+theta, theta*_t the snapshot where segment t begins and eps_t how far the student is off it (FTD, section 3.3, equation 8):
+
+    delta_{t+1} = theta*_t + A(theta*_t) - theta*_{t+1}               matching error, ||delta||^2 = L ||theta*_t - theta*_{t+1}||^2
+    I_t         = A(theta*_t + eps_t) - A(theta*_t)                   initialisation error, both with the same batches and warps
+    eps_{t+1}   = eps_t + I_t + delta_{t+1}                           accumulated error
 """
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from theory.distill.leaves import Leaves, add, dot, scale
-from theory.distill.problem import Diverged
+from theory.distill.adjoint import unroll
+from theory.distill.inner_optim import InnerOptimiser
+from theory.distill.leaves import Leaves, add, axpy, dot, scale
+from theory.distill.problem import Diverged, InnerProblem, Noise
+from theory.distill.truncation import Window
 
 
 @runtime_checkable
@@ -125,3 +137,53 @@ class TrajectoryMatching:
             )
         gap = add(theta, scale(-1.0, xi.target))
         return float(dot(gap, gap)) / size, scale(2.0 / size, gap), None
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentErrors:
+    """One segment of an expert, retraced twice with the same noise: from its snapshot, and from where the student's last segment ended.
+
+    start, target   theta*_t, theta*_{t+1}         before   theta*_t + eps_t, where the student stood
+    fresh           theta*_t + A(theta*_t)         own      theta*_t + eps_t + A(theta*_t + eps_t), where it stands now
+    noises          the draws of both
+    """
+
+    start: Leaves
+    target: Leaves
+    before: Leaves
+    fresh: Leaves
+    own: Leaves
+    noises: tuple[Noise, ...]
+
+    @property
+    def matching(self) -> Leaves:
+        """delta_{t+1}."""
+        return axpy(-1.0, self.target, self.fresh)
+
+    @property
+    def initialisation(self) -> Leaves:
+        """I_t, as the difference of the two updates."""
+        return add(axpy(-1.0, self.before, self.own), axpy(-1.0, self.fresh, self.start))
+
+    @property
+    def accumulated(self) -> Leaves:
+        """eps_{t+1}."""
+        return axpy(-1.0, self.target, self.own)
+
+
+def errors_along(
+    problem: InnerProblem, optimiser: InnerOptimiser, s: Leaves, snapshots: Iterable[Leaves], steps: int, rng: np.random.Generator
+) -> Iterator[SegmentErrors]:
+    """The errors of every segment between neighbours of `snapshots`, `steps` = N on S each; the student starts at the first one."""
+    before: Leaves | None = None
+    for start, target in pairwise(snapshots):
+        noises = tuple(problem.draw(rng) for _ in range(steps))
+        fresh = trained(problem, optimiser, s, start, noises)
+        own = fresh if before is None else trained(problem, optimiser, s, before, noises)
+        yield SegmentErrors(start, target, start if before is None else before, fresh, own, noises)
+        before = own
+
+
+def trained(problem: InnerProblem, optimiser: InnerOptimiser, s: Leaves, theta: Leaves, noises: Sequence[Noise]) -> Leaves:
+    """theta + A(theta): the parameters after one step a draw."""
+    return unroll(problem, optimiser, s, theta, noises, Window(len(noises) - 1, len(noises))).end.theta

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from sims.student import RealSample, Student
 from tests.conformance import ObjectiveCase, ObjectiveConformance
 from tests.oracles import one_graph, relative_error, to_torch, two_layer_loss
-from tests.strategies import generators, normal_like
+from tests.strategies import generators, normal_like, seeds
 from theory.distill.adjoint import sweep, unroll
 from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import SGD
-from theory.distill.leaves import Leaves, add, axpy, dot, scale
+from theory.distill.leaves import Leaves, add, axpy, dot, norm, scale
 from theory.distill.problem import Diverged, Objective
-from theory.distill.trajectory import Experts, Segment, StartRange, TrajectoryMatching
+from theory.distill.trajectory import Experts, Segment, StartRange, TrajectoryMatching, errors_along
 from theory.distill.truncation import Window
 
 D, WIDTH, POINTS = 3, 5, 4
@@ -159,6 +159,37 @@ def test_tesla_is_not_the_gradient_for_more_steps_and_nears_it_linearly_in_the_s
     assert errors[0] > 0.05
     slopes = np.diff(np.log(errors[1:])) / np.diff(np.log([2e-3, 2e-4, 2e-5]))
     assert np.all(np.abs(slopes - 1.0) < 0.1), slopes
+
+
+@given(rng=generators, seed=seeds, steps=st.integers(1, 5), lr=st.floats(0.01, 0.2), batch=st.sampled_from([None, 2]))
+def test_errors_along_an_expert_are_those_of_students_run_by_hand_and_obey_the_recursion(rng, seed, steps, lr, batch):
+    """P7: each of the three measured by itself; eps' = eps + I + delta; ||delta||^2 is L times the squared length of the segment."""
+    student, experts, s = Student(D, WIDTH, "gaussian", points=POINTS, batch=batch), trained(rng, 1), distilled(rng)
+    objective, noise = TrajectoryMatching(experts, StartRange(1), 1), np.random.default_rng(seed)
+    eps = scale(0.0, experts.snapshot(0, 0))
+    found = list(errors_along(student, SGD(lr), s, experts.runs[0], steps, np.random.default_rng(seed)))
+    assert len(found) == experts.epochs
+    for t, errors in enumerate(found):
+        here, target = experts.snapshot(0, t), experts.snapshot(0, t + 1)
+        rows = [student.draw(noise) for _ in range(steps)]
+
+        def update(theta: Leaves, rows=rows) -> Leaves:
+            moved = theta
+            for row in rows:
+                moved = axpy(-lr, student.gradient(moved, s, row), moved)
+            return axpy(-1.0, theta, moved)
+
+        delta = axpy(-1.0, axpy(-1.0, here, target), update(here))
+        initial = axpy(-1.0, update(here), update(add(here, eps)))
+        size = norm(here) + norm(eps)
+        for mine, theirs in ((errors.matching, delta), (errors.initialisation, initial)):
+            assert norm(axpy(-1.0, theirs, mine)) <= 1e-12 * size
+        eps = add(add(eps, initial), delta)
+        assert norm(axpy(-1.0, eps, errors.accumulated)) <= 1e-12 * size
+        value = objective.value_and_grad(errors.fresh, s, Segment(here, target, 0, t))[0]
+        assert norm(errors.matching) ** 2 == pytest.approx(value * norm(axpy(-1.0, here, target)) ** 2, rel=1e-9)
+    assert norm(found[0].initialisation) == 0.0
+    assert len(found) == 1 or norm(found[1].initialisation) > 0.0
 
 
 @given(
