@@ -11,10 +11,9 @@ from sims import figures
 from sims.command import Facts
 from sims.encode.experiment import Encode
 from sims.lab.report import Cell, markdown_table, number
-from sims.lab.run import RunError
 from sims.lab.store import Row
 from sims.lab.subspace import singular_gap
-from sims.lab.sweep import failures
+from sims.lab.sweep import failures, sound
 from theory import predictions
 from theory.multi_index import make_link
 
@@ -46,9 +45,7 @@ class Result:
 
 def measure(config: Encode, rows: list[Row]) -> Result:
     """Collects the rows that did not fail."""
-    good = [row for row in rows if row["failed"] is None]
-    if not good:
-        raise RunError(f"all {len(rows)} seeds failed, first: {rows[0]['failed']}")
+    good = sound(rows, "seeds", 1)
     return Result(
         {name: np.array([row[f"risk_{name}"] for row in good]) for name in NAMES},
         {name: int(good[0][f"floats_{name}"]) for name in NAMES},

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sims.lab.files import RunError
 from sims.lab.progress import Bar, Silent
 from sims.lab.store import Row, TrialStore, trial_key
 
@@ -117,6 +118,21 @@ def run_sweeps(
 def failures(rows: Sequence[Row]) -> list[Row]:
     """The rows of trials that failed numerically."""
     return [row for row in rows if row["failed"] is not None]
+
+
+def rows_at(rows: Sequence[Row], **where: object) -> list[Row]:
+    """The rows whose configuration has these values."""
+    return [row for row in rows if all(row[name] == value for name, value in where.items())]
+
+
+def sound(rows: Sequence[Row], what: str = "trials", least: int = 0) -> list[Row]:
+    """The rows of trials that did not fail; RunError with the first failure where fewer than `least` are left."""
+    found = [row for row in rows if row["failed"] is None]
+    if len(found) < least:
+        first = next((row["failed"] for row in rows if row["failed"] is not None), "none was run")
+        few = f"{len(found)} of {len(rows)} {what} are sound" if found else f"all {len(rows)} {what} failed"
+        raise RunError(f"{few}, first: {first}")
+    return found
 
 
 def _stored(store: TrialStore, kind: str, config: Config, outcome: Outcome) -> Row:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sims.lab.store import Row
+from sims.lab.sweep import sound
 
 Config = Mapping[str, Any]
 Table = dict[str, np.ndarray]
@@ -153,7 +154,7 @@ class Result:
 
 def evaluate(measure: Measure, cell: Cell, rows: Sequence[Row]) -> Outcome:
     """The cell's number, its standard error and its distance from the prediction."""
-    good = [row for row in rows if row["failed"] is None]
+    good = sound(rows)
     if len(good) < 2:
         first = next((row["failed"] for row in rows if row["failed"]), "none drawn")
         raise FloatingPointError(f"{measure.name} at {cell.where}: {len(good)} of {len(rows)} trials are sound ({first})")

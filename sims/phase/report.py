@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +15,7 @@ from scipy.optimize import root_scalar
 from sims import figures
 from sims.command import Facts, Rows
 from sims.lab.report import Cell, markdown_table, number
-from sims.lab.run import RunError
-from sims.lab.store import Row
+from sims.lab.sweep import rows_at, sound
 from sims.phase.experiment import Phase
 from theory import predictions
 from theory.multi_index import make_link
@@ -35,20 +33,13 @@ class Diagrams:
 def measure(config: Phase, rows: Rows) -> Diagrams:
     """Medians over the seeds that did not fail."""
     every = [*rows["points"], *rows["labels"]]
-    by_n = [_sound([row for row in every if row["samples"] == samples], f"N/d^2 = {samples:g}") for samples in config.samples]
+    by_n = [sound(rows_at(every, samples=samples), f"trials at N/d^2 = {samples:g}", 1) for samples in config.samples]
     labels = np.array([row["fresh"] for row in by_n[-1]]).reshape(len(by_n[-1]), len(config.m1), len(config.m2))
     return Diagrams(
         np.array([np.median([row["real"] for row in group], axis=0) for group in by_n]),
         np.median(labels, axis=0),
         np.array([np.median([row["teacher"] for row in group]) for group in by_n]),
     )
-
-
-def _sound(rows: Sequence[Row], place: str) -> list[Row]:
-    sound = [row for row in rows if row["failed"] is None]
-    if not sound:
-        raise RunError(f"all {len(rows)} trials at {place} failed, first: {rows[0]['failed']}")
-    return sound
 
 
 def damian_threshold(config: Phase) -> float:

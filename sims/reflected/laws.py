@@ -21,8 +21,8 @@ from jaxtyping import Float
 
 from sims.heads import PENALTIES
 from sims.lab.laws import Interval, SampledLaw, crossing, mean_interval, sampled_law, slope
-from sims.lab.run import RunError
 from sims.lab.store import Row
+from sims.lab.sweep import rows_at, sound
 from sims.population import THRESHOLDS, least_points_law, predicted_points, predicted_risk_points
 from sims.reflected.experiment import ENOUGH, Reflected
 from theory.head_risk import HeadFit
@@ -121,11 +121,7 @@ def measure(config: Reflected, rows: dict[str, list[Row]], resamples: int = 1000
 
 
 def _sound(cell: dict[str, Any], rows: Sequence[Row]) -> list[Row]:
-    there = [row for row in rows if all(row[name] == value for name, value in cell.items())]
-    sound = [row for row in there if row["failed"] is None]
-    if len(sound) < 2:
-        raise RunError(f"fewer than 2 of {len(there)} trials at {label(cell)} are sound, first: {there[0]['failed'] if there else 'none'}")
-    return sound
+    return sound(rows_at(rows, **cell), f"trials at {label(cell)}", 2)
 
 
 def _pair(cell: dict[str, Any], rows: Sequence[Row]) -> Pair:

@@ -16,9 +16,10 @@ import numpy as np
 
 from sims.lab.laws import Interval, percentile_interval
 from sims.lab.store import Row
+from sims.lab.sweep import rows_at, sound
 from sims.unroll.experiment import Unroll
 from sims.unroll.experts import QUALITIES
-from sims.unroll.laws import CRITERIA, curves, least_floats, point_floats, rows_at
+from sims.unroll.laws import CRITERIA, curves, least_floats, point_floats
 from sims.unroll.paired import Ratio, ratio_of
 
 PAIR = ("mtt", "ftd")
@@ -49,9 +50,9 @@ def compare(config: Unroll, rows: Sequence[Row]) -> list[Ratio]:
 
 def _logs(config: Unroll, rows: Sequence[Row], name: str, m1: int) -> dict[int, float]:
     """By draw, log(ftd / mtt)."""
-    plain, flat = ({row["draw"]: row for row in rows_at(rows, method=m, d=config.base_d, r=config.r[0], M1=m1)} for m in PAIR)
-    sound = [k for k in plain if k in flat and plain[k]["failed"] is None and flat[k]["failed"] is None]
-    return {k: math.log(flat[k][name] / plain[k][name]) for k in sound}
+    groups = (sound(rows_at(rows, method=m, d=config.base_d, r=config.r[0], M1=m1)) for m in PAIR)
+    plain, flat = ({row["draw"]: row for row in group} for group in groups)
+    return {k: math.log(flat[k][name] / plain[k][name]) for k in plain if k in flat}
 
 
 def floats_ratio(config: Unroll, rows: Sequence[Row], criterion: str, resamples: int = 1000) -> tuple[float | None, Interval | None]:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from sims.lab.laws import LEAST_POINTS, LawFit, SampledLaw, crossing, judge, sampled_law
 from sims.lab.store import Row
+from sims.lab.sweep import rows_at
 from sims.unroll.experiment import Unroll
 from sims.unroll.methods import METHODS, Given
 
@@ -51,14 +52,10 @@ def level(config: Unroll, criterion: str) -> float:
     return float(getattr(config, f"level_{criterion}"))
 
 
-def rows_at(rows: Sequence[Row], **where: object) -> list[Row]:
-    """The rows whose configuration has these values, in the order of their draws."""
-    return sorted((row for row in rows if all(row[name] == value for name, value in where.items())), key=lambda row: row["draw"])
-
-
 def curves(config: Unroll, rows: Sequence[Row], criterion: str, **where: object) -> Float[np.ndarray, "n G"]:
     """The criterion over the grid of M1, a row a draw; infinite where the trial failed."""
-    columns = [[_value(row, CRITERIA[criterion]) for row in rows_at(rows, M1=m1, **where)] for m1 in config.M1]
+    groups = [sorted(rows_at(rows, M1=m1, **where), key=lambda row: row["draw"]) for m1 in config.M1]
+    columns = [[_value(row, CRITERIA[criterion]) for row in group] for group in groups]
     return np.array(columns, float).T
 
 

@@ -201,11 +201,10 @@ def _window_figure(ratios: Mapping[str, Sequence[Ratio]]) -> Figure:
     figure, axes = figures.new_figure(len(windows.MEASURES))
     for axis, (name, label) in zip(axes, windows.MEASURES.items(), strict=True):
         for k, (method, found) in enumerate(ratios.items()):
-            here = [x for x in found if x.name == name and x.at is not None]
-            steps = [x.at for x in here]
-            axis.plot(steps, [x.ratio for x in here], label=method, **_style(k))
-            low, high = np.array([x.interval for x in here]).T
-            axis.fill_between(steps, low, high, color=figures.colour(k), alpha=0.15, lw=0)
+            here = {x.at: x for x in found if x.name == name and x.at is not None}
+            axis.plot(list(here), [x.ratio for x in here.values()], label=method, **_style(k))
+            low, high = np.array([x.interval for x in here.values()]).T
+            axis.fill_between(list(here), low, high, color=figures.colour(k), alpha=0.15, lw=0)
         axis.axhline(1.0, color="black", lw=0.8)
         axis.set_xscale("log")
         axis.set_xlabel("outer step")

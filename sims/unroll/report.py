@@ -15,10 +15,10 @@ from sims.lab.laws import crossing
 from sims.lab.report import LAW_HEADERS, Cell, law_row, markdown_table, number, with_interval
 from sims.lab.run import RunError
 from sims.lab.store import Row
-from sims.lab.sweep import failures
+from sims.lab.sweep import failures, rows_at, sound
 from sims.unroll import flatness, plots, windows
 from sims.unroll.experiment import Unroll
-from sims.unroll.laws import CRITERIA, EXPECTED, Law, curves, level, point_floats, reaches, rows_at
+from sims.unroll.laws import CRITERIA, EXPECTED, Law, curves, level, point_floats, reaches
 from sims.unroll.methods import METHODS
 from sims.unroll.paired import Ratio
 from theory import predictions
@@ -66,7 +66,7 @@ def collect(config: Unroll, rows: Sequence[Row]) -> Detail:
     """The sound rows of the detail by method; a method all of whose trials failed there is left out."""
     m1 = config.M1[len(config.M1) // 2]
     found = {method: rows_at(rows, method=method, d=config.base_d, r=config.r[0], M1=m1) for method in config.method}
-    detail = {method: [row for row in group if row["failed"] is None] for method, group in found.items()}
+    detail = {method: sound(group) for method, group in found.items()}
     if not any(detail.values()):
         raise RunError(f"all trials of the detail failed, first: {rows[0]['failed']}")
     return {method: group for method, group in detail.items() if group}

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sims.lab.store import Row
+from sims.lab.sweep import rows_at, sound
 from sims.unroll.experiment import Unroll
-from sims.unroll.laws import rows_at
 from sims.unroll.paired import Ratio, ratio_of
 
 REFERENCE = "rat-bptt"
@@ -47,7 +47,7 @@ def compare(config: Unroll, rows: Sequence[Row]) -> Mapping[str, list[Ratio]]:
 
 def _curves(config: Unroll, rows: Sequence[Row], method: str) -> dict[int, Row]:
     found = rows_at(rows, method=method, d=config.base_d, r=config.r[0], M1=config.M1[len(config.M1) // 2])
-    return {row["draw"]: row for row in found if row["failed"] is None}
+    return {row["draw"]: row for row in sound(found)}
 
 
 def _ratios(config: Unroll, one: Mapping[int, Row], other: Mapping[int, Row]) -> list[Ratio]:
