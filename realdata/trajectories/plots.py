@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from realdata.evaluate import OWN
 from realdata.figures import BLUE, GREY, STYLE
 
 COLOURS = (BLUE, "#c8553d", "#3a7d44", GREY)
@@ -33,12 +34,12 @@ def accuracies(found: Sequence[Mapping[str, Any]]) -> Figure:
             axes.errorbar(x, mean, np.abs(ends.T - mean), fmt="o", ms=4, capsize=2, color=colour, label=method)
             dots = [(place, a) for place, row in zip(x, rows, strict=True) for a in row["accuracies"]]
             axes.scatter(*zip(*dots, strict=True), s=5, color=colour, alpha=0.4)
-        names = [kind if network == "own" else f"{network}: {kind}" for network, kind in places[ipc]]
+        names = [kind if network == OWN else f"{network}: {kind}" for network, kind in places[ipc]]
         axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=7)
         axes.set_title(f"{ipc} image{'s' if ipc > 1 else ''} a class", fontsize="medium")
         axes.grid(alpha=0.25, axis="y")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("test accuracy (%), 95 % over seeds; dots: seeds")
+    panels[0].set_ylabel("test accuracy (%)")
     panels[0].legend(frameon=False, fontsize="small")
     return figure
 
@@ -58,7 +59,7 @@ def errors(found: Sequence[Mapping[str, Any]], reach: Mapping[int, int]) -> Figu
                 colour = COLOURS[j % len(COLOURS)]
                 axes.fill_between(epochs, ends[:, 0], ends[:, 1], color=colour, alpha=0.2, linewidth=0)
                 axes.plot(epochs, mean, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=method)
-            axes.axvline(reach[ipc], linestyle="--", **STYLE)
+            axes.axvline(reach[ipc], linestyle="--", label="last epoch drawn", **STYLE)
             axes.set_title(f"{PANELS[name]}, {ipc} a class", fontsize="small")
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)

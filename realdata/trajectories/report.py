@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from realdata.compare.report import t_interval, verdict
+from realdata.evaluate import OWN
 from realdata.experts.quality import MEASURES
 from realdata.trajectories.errors import LOSSES, NORMS, SHAKE, Curves, Retraced
 from realdata.trajectories.runs import Finished
@@ -36,7 +37,7 @@ QUANTITIES = {
     "fresh": "excess held-out loss, each segment from the expert's snapshot",
     "shaken": f"rise of that loss by a start off by {SHAKE} of the segment",
 }
-ACCURACY_HEADERS = ("images a class", "network", "set", "method", "seed by seed, %", "mean % [t]", "- random [t]")
+ACCURACY_HEADERS = ("images a class", "set", "method", "seed by seed, %", "mean % [t]", "- random [t]")
 DIFFERENCE_HEADERS = ("images a class", "network", "set", "what", "seeds", "difference [t]", "verdict")
 
 
@@ -98,12 +99,22 @@ def _records(name: str, curves: Mapping[str, Curves], *, ratio: bool) -> Iterato
         yield record
 
 
+def architecture_table(found: Sequence[Record]) -> str:
+    """The networks that the sets were not made with: a row each, a column for each method and kind of set."""
+    others = {(x["ipc"], x["network"], x["method"], x["set"]): x for x in found if x["network"] != OWN}
+    columns = list(dict.fromkeys(name[2:] for name in others))
+    rows: list[list[Cell]] = []
+    for head in dict.fromkeys(name[:2] for name in others):
+        own = [others.get((*head, *column)) for column in columns]
+        rows.append([*head, *("-" if x is None else with_interval(x["mean"], x["interval"], 1) for x in own)])
+    return markdown_table(("images a class", "network", *(f"{method}, {kind}" for method, kind in columns)), rows) if rows else ""
+
+
 def accuracy_rows(found: Sequence[Record]) -> list[list[Cell]]:
-    """Under ACCURACY_HEADERS."""
+    """Under ACCURACY_HEADERS: training the network that the sets were made with."""
     return [
         [
             x["ipc"],
-            x["network"],
             x["set"],
             x["method"],
             ", ".join(f"{a:.1f}" for a in x["accuracies"]),
@@ -111,6 +122,7 @@ def accuracy_rows(found: Sequence[Record]) -> list[list[Cell]]:
             with_interval(x.get("above_random"), x.get("above_random_interval"), 1),
         ]
         for x in found
+        if x["network"] == OWN
     ]
 
 
@@ -172,6 +184,7 @@ def report(summary: Record, reach: Mapping[int, int]) -> str:
         "differences to them hold no spread of those draws. `ema`: the running average of the images.\n",
         markdown_table(ACCURACY_HEADERS, accuracy_rows(summary["accuracies"])),
         markdown_table(DIFFERENCE_HEADERS, difference_rows(summary["differences"])) if summary["differences"] else "",
+        f"Other networks, means in per cent:\n\n{others}" if (others := architecture_table(summary["accuracies"])) else "",
         "![Accuracies](figures/accuracy.png)\n",
     ]
     if summary["errors"]:

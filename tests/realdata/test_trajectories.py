@@ -25,7 +25,7 @@ from realdata.preprocess import fit
 from realdata.task import stream, training_split
 from realdata.trajectories import errors
 from realdata.trajectories.errors import Curves
-from realdata.trajectories.report import apart
+from realdata.trajectories.report import apart, architecture_table
 from realdata.trajectories.runs import accuracies, differences, read_runs
 from sims.lab.files import RunError
 from tests.realdata.sets import distilled_set, write_run
@@ -92,6 +92,11 @@ def test_other_networks_stand_in_files_of_their_own(tmp_path: Path):
     )
     assert rows["mlp", "distilled"]["above_random"] == pytest.approx(10.0)
     assert rows["mlp", "distilled"]["interval"] is None
+    table = architecture_table(list(rows.values())).splitlines()
+    assert [line.strip("| ") for line in (table[0], table[2])] == [
+        "images a class | network | mtt, distilled | mtt, random",
+        "2 | mlp | 40.0 | 30.0",
+    ]
 
 
 def _wrong(tmp_path: Path) -> dict[str, Callable[[Path], list[Path]]]:
