@@ -15,6 +15,7 @@ from realdata.config import PRESETS, DistillConfig, Runtime
 from realdata.evaluate import Evaluation
 from realdata.experts.quality import Quality
 from realdata.preprocess import PUBLISHED
+from realdata.ranks import joined
 from realdata.subspace import experiment
 from realdata.subspace.measure import BridgeConfig
 from realdata.task import device_named
@@ -58,7 +59,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class Distill:
-    """Distil a data set; the same command goes on after an interruption."""
+    """Distil a data set; the same command goes on after an interruption. Under torchrun several processes share the work."""
 
     config: Annotated[DistillConfig, arg(name="")]
     root: Path | None = None
@@ -225,9 +226,12 @@ def main(words: list[str] | None = None) -> None:
             config = command.config
             out = command.out or Path("results") / f"{config.dataset}-{config.method}-ipc{config.ipc}"
             root = command.root or data.default_root(config.dataset)
-            if command.preset is None and device_named(command.runtime.device).type == "cpu":
-                print("note: the settings without a preset are those of a GPU run; --preset cpu takes minutes", file=sys.stderr)
-            report(out, distill.run(config, root, out, command.runtime, resume=command.resume, experts=command.experts))
+            with joined(command.runtime.device, config.inner_runs) as ranks:
+                if command.preset is None and ranks.first and device_named(command.runtime.device).type == "cpu":
+                    print("note: the settings without a preset are those of a GPU run; --preset cpu takes minutes", file=sys.stderr)
+                place = distill.run(config, root, out, command.runtime, command.resume, command.experts, ranks)
+                if ranks.first:
+                    report(out, place)
         case Compare():
             root = command.root or data.default_root(command.config.dataset)
             place = compare.run(command.config, command.comparison, root, command.out, command.runtime, resume=command.resume)

@@ -13,6 +13,7 @@ warp leads to S (so warps need only a first derivative). The module is a templat
 
 import copy
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 
 from realdata.augment import Augment, Warp
 from realdata.lift import Tensors
+from realdata.ranks import ALONE, Ranks
 from realdata.second_order import StepDerivatives, compiler_here, derivatives, forward, leaf
 from realdata.streaming import Rows
 
@@ -151,7 +153,8 @@ class RealImages:
     """Mean cross-entropy on a drawn real batch, as a RealLoss; worked off `chunk` images at a time, so memory does not grow with the batch.
 
     images (n, channels, height, width), indexed by rows, and labels (n,) int64 on the device; `batch` rows are drawn without replacement.
-    On a CPU small chunks (64) stay in cache and are also the fastest. Batch norm takes the statistics of the chunk it sees.
+    On a CPU small chunks (64) stay in cache and are also the fastest. Batch norm takes the statistics of the chunk it sees. Chunks go round
+    the `ranks` that share the run; their gradients are added in the order of the chunks.
     """
 
     module: nn.Module
@@ -160,6 +163,7 @@ class RealImages:
     batch: int
     augment: Augment
     chunk: int = 64
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
@@ -173,14 +177,18 @@ class RealImages:
 
     def loss_and_gradient(self, theta: Tensors, xi: Batch) -> tuple[float, Tensors]:
         rows = torch.arange(len(self.images)) if xi.rows is None else torch.from_numpy(xi.rows)
-        theta = leaf(theta)
+        theta = leaf(self.ranks.agreed(theta))
         value, total = torch.zeros((), dtype=torch.float64, device=self.labels.device), None
-        for start in range(0, len(rows), self.chunk):
-            part = rows[start : start + self.chunk].to(self.labels.device)
-            images = self.images[part] if xi.warp is None else xi.warp.part(start, start + self.chunk)(self.images[part])
-            loss = F.cross_entropy(forward(self.module, theta, images), self.labels[part], reduction="sum") / len(rows)
-            grad = torch.autograd.grad(loss, theta)
-            total = grad if total is None else tuple(a + b for a, b in zip(total, grad, strict=True))
-            value += loss.detach()
+        works = [partial(self._chunk, theta, xi, rows, start) for start in range(0, len(rows), self.chunk)]
+        for loss, *grad in self.ranks.chunks(works, (theta[0].new_zeros(()), *theta)):
+            total = tuple(grad) if total is None else tuple(a + b for a, b in zip(total, grad, strict=True))
+            value += loss
         assert total is not None
         return float(value), total
+
+    def _chunk(self, theta: Tensors, xi: Batch, rows: torch.Tensor, start: int) -> Tensors:
+        """(part of the loss, its gradient) of the images from `start` on."""
+        part = rows[start : start + self.chunk].to(self.labels.device)
+        images = self.images[part] if xi.warp is None else xi.warp.part(start, start + self.chunk)(self.images[part])
+        loss = F.cross_entropy(forward(self.module, theta, images), self.labels[part], reduction="sum") / len(rows)
+        return loss.detach(), *torch.autograd.grad(loss, theta)

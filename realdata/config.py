@@ -45,7 +45,8 @@ class Runtime:
     threads: int = 0
     """Processor threads; 0 leaves it to PyTorch."""
     chunk: int = 64
-    """Real images worked on at a time (64 suits a processor, 500 a GPU)."""
+    """Real images worked on at a time (64 suits a processor, 500 a GPU), and the share of one process under torchrun; batch norm takes
+    their statistics."""
     compiled: bool = False
     """Compile the training step and its second-order product: a minute at the start, then faster steps (a C++ compiler is needed)."""
     checkpoint_every: int = 10
@@ -179,6 +180,8 @@ class DistillConfig:
     """Optimiser of training on the set: sgd, momentum or adam."""
     inner_lr: float = 1e-3
     """Its learning rate."""
+    starts: int | None = None
+    """J: training runs of each update, from fresh networks, their meta-gradients averaged; one by default."""
     batch_per_class: int | None = None
     """Distilled images of each class in one training step; all of them by default."""
     classes_per_step: int | None = None
@@ -211,7 +214,7 @@ class DistillConfig:
         one_of(("auto", *AUGMENTATIONS), augment=self.augment)
         one_of(INITS, init=self.init)
         one_of(tuple(OPTIMISERS), inner=self.inner)
-        at_least(1, ipc=self.ipc, outer_steps=self.outer_steps, real_batch=self.real_batch)
+        at_least(1, ipc=self.ipc, outer_steps=self.outer_steps, real_batch=self.real_batch, starts=self.inner_runs)
         at_least(1, curve_every=self.curve_every, curve_networks=self.curve_networks, curve_images=self.curve_images)
         at_least(0, seed=self.seed)
         positive(init_norm=self.init_norm, inner_lr=self.inner_lr, outer_lr=self.outer_lr)
@@ -226,6 +229,8 @@ class DistillConfig:
             raise RunError(f"the alignment of patches goes with the bptt methods: alignment={self.alignment}, method={self.method}")
         if self.patches < 1 or (self.alignment and any(side % self.patches for side in known.shape[1:])):
             raise RunError(f"a grid of patches must divide the image of {known.shape[1]} x {known.shape[2]}: patches={self.patches}")
+        if self.inner_runs > 1 and (self.trajectories or (self.method == "at-bptt" and self.adaptive.profile == "current")):
+            raise RunError(f"one expert, or the profile of the current run, stands for one start: starts={self.starts}, use --starts 1")
         if self.method == "datm" and not self.learn_labels:
             raise RunError("datm learns the labels: --learn-labels")
         if self.trajectories and self.inner != "sgd":
@@ -236,6 +241,11 @@ class DistillConfig:
         self.windows()
         self.clock()
         self.hessian()
+
+    @property
+    def inner_runs(self) -> int:
+        """J."""
+        return 1 if self.starts is None else self.starts
 
     @property
     def trajectories(self) -> bool:

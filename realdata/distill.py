@@ -4,6 +4,8 @@ DIR/config.toml, env.json      the run (sims.lab)          DIR/checkpoint.safete
 DIR/transform.safetensors      fitted once                 DIR/figures/                 curve.csv, curve.png, curve.pdf
 DIR/steps.csv                  what every outer step did and took (realdata.steps)
 DIR/distilled/                 the finished set: the one with the best held-out accuracy among those measured      DIR/summary.json
+
+Several processes may share a run (realdata.ranks); the first one alone looks at the folder and writes.
 """
 
 import csv
@@ -12,7 +14,9 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +29,16 @@ from realdata.bridge import Tensors
 from realdata.checkpoint import CurvePoint, RunState, read_checkpoint, write_checkpoint
 from realdata.config import DistillConfig, Runtime, as_settings
 from realdata.data import cache_folder
+from realdata.experts import StoredExperts
 from realdata.preprocess import Transform, fit, load_transform
 from realdata.protocol import accuracy, train
+from realdata.ranks import ALONE, RankLost, Ranks
 from realdata.steps import StepLog
 from realdata.task import Split, Task, build, check, device_named, hard_labels, stream, training_split
 from realdata.trajectory import chosen_experts
 from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
-from sims.lab.progress import Meter, progress
+from sims.lab.progress import Bar, Silent, progress
 from sims.lab.run import RunFolder
 from theory.distill.distiller import Record, distil, observed, start
 from theory.distill.problem import Diverged
@@ -40,46 +46,71 @@ from theory.distill.problem import Diverged
 TRANSFORM = "transform.safetensors"
 
 
-def run(config: DistillConfig, root: Path, out: Path, runtime: Runtime, *, resume: bool = True, experts: Path | None = None) -> Path:
+def run(
+    config: DistillConfig,
+    root: Path,
+    out: Path,
+    runtime: Runtime,
+    resume: bool = True,
+    experts: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> Path:
     """Distils into `out`, or goes on where the run there stopped, and gives the artefact folder back; `experts` is a recipe's folder."""
     clock = time.monotonic
     began = clock()
     device = device_named(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    split = None if (out / FOLDER / SUMS).is_file() else training_split(config, str(root))
-    if split is not None:
-        check(config, split)  # a refused setting must not leave a folder behind
-    stored = None
-    if config.trajectories and split is not None:
-        config, stored = chosen_experts(config, experts, split.fitted, device)
-    free = ("trajectory.recipe",) if split is None else ()  # a finished run does not look at its experts again
-    with RunFolder.open(out, as_settings(config), resume=resume, free=free, backend=f"torch: {device}", seed=config.seed) as folder:
+    finished = ranks.told((out / FOLDER / SUMS).is_file)
+    load = partial(_loaded, config, root, experts, device, finished)
+    config, split, stored = ranks.first_does(load) or load()  # the first decodes and fits, the others find it done
+    free = ("trajectory.recipe",) if finished else ()  # a finished run does not look at its experts again
+    with ExitStack() as held:
+        open_ = partial(RunFolder.open, out, as_settings(config), resume=resume, free=free, backend=f"torch: {device}", seed=config.seed)
+        folder = ranks.first_does(lambda: held.enter_context(open_()))
         if split is None:
-            return folder.path / FOLDER
-        transform = _transform(config, split, folder)
+            return out / FOLDER
+        transform = ranks.told(lambda: _transform(config, split, folder))
         if stored is None:
-            task = build(config, split, transform, device, runtime.chunk, runtime.compiled)
+            task = build(config, split, transform, device, runtime.chunk, runtime.compiled, ranks)
         else:
             task = trajectory.build(config, split, transform, device, runtime.compiled, stored)
-        state = read_checkpoint(folder.path, device) or RunState(start(task.distiller, task.first, config.first_stage), task.first)
-        worked, log = state.seconds, StepLog.open(folder.path, state.outer.step, device)
+        first = RunState(start(task.distiller, task.first, config.first_stage), task.first)
+        state = ranks.told(lambda: read_checkpoint(out, device) or first)
+        worked, log = state.seconds, StepLog.open(out, state.outer.step, device)
 
         def save(state: RunState) -> RunState:
+            if folder is None:
+                return state
             state = replace(state, seconds=worked + clock() - began)
             log.save(folder)
             write_checkpoint(folder.path, state)
             folder.write("figures/curve.csv", curve_csv(state))
             return state
 
-        with progress(config.outer_steps, f"distil {config.dataset}") as bar:
+        with progress(config.outer_steps, f"distil {config.dataset}") if ranks.first else nullcontext(Silent()) as bar:
             bar.skip(state.outer.step)
-            state = _loop(config, task, state, runtime, save, bar, log)
-        return _finish(config, split, transform, state, folder)
+            state = _loop(config, task, state, runtime, save, bar, log, ranks)
+        return out / FOLDER if folder is None else _finish(config, split, transform, state, folder)
 
 
-def _transform(config: DistillConfig, split: Split, folder: RunFolder) -> Transform:
+def _loaded(
+    config: DistillConfig, root: Path, experts: Path | None, device: torch.device, finished: bool
+) -> tuple[DistillConfig, Split | None, StoredExperts | None]:
+    """The configuration with its experts' key, and what an unfinished run works on: the training images, and the experts if it has any."""
+    if finished:
+        return config, None, None
+    split = training_split(config, str(root))
+    check(config, split)  # a refused setting must not leave a folder behind
+    if not config.trajectories:
+        return config, split, None
+    config, stored = chosen_experts(config, experts, split.fitted, device)
+    return config, split, stored
+
+
+def _transform(config: DistillConfig, split: Split, folder: RunFolder | None) -> Transform:
     """The fitted transform, computed once a run folder."""
+    assert folder is not None
     path = folder.path / TRANSFORM
     if path.exists():
         try:
@@ -92,19 +123,26 @@ def _transform(config: DistillConfig, split: Split, folder: RunFolder) -> Transf
 
 
 def _loop(
-    config: DistillConfig, task: Task, state: RunState, runtime: Runtime, save: Callable[[RunState], RunState], bar: Meter, log: StepLog
+    config: DistillConfig,
+    task: Task,
+    state: RunState,
+    runtime: Runtime,
+    save: Callable[[RunState], RunState],
+    bar: Bar,
+    log: StepLog,
+    ranks: Ranks,
 ) -> RunState:
     """Outer steps until config.outer_steps are done; what is finished is stored before any error or Ctrl-C goes on."""
 
     def onward() -> Iterator[Record]:
         timed = log.problem(task.problem), log.objective(task.objective)
-        return distil(*timed, task.distiller, state.outer, config.seed, config.outer_steps)
+        return distil(*timed, task.distiller, state.outer, config.seed, config.outer_steps, partial(ranks.shared, team=ranks.team))
 
     records = onward()
     try:
         while True:
             if _measurement_due(config, state):
-                state = _measured(config, task, state)
+                state = _measured(config, task, state, ranks)
                 records = onward()
             step = state.outer.step
             if step == config.outer_steps:
@@ -116,7 +154,7 @@ def _loop(
             log.add(record, time.monotonic() - began)
             state = replace(state, outer=record.state, losses=(*state.losses, record.value))
             bar.advance(note=_note(record.value, state))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RankLost):
         save(state)
         raise
     except Diverged as error:
@@ -138,29 +176,31 @@ def _measurement_due(config: DistillConfig, state: RunState) -> bool:
     return on_grid and (not state.curve or state.curve[-1].step < step)
 
 
-def _measured(config: DistillConfig, task: Task, state: RunState) -> RunState:
+def _measured(config: DistillConfig, task: Task, state: RunState, ranks: Ranks) -> RunState:
     """The state with one more point of the curve: of the set, and of its running average where there is one."""
     outer = state.outer
-    mean, std = _held_out(config, task, outer.s)
+    mean, std = _held_out(config, task, outer.s, ranks)
     loss = float(np.mean(state.losses)) if state.losses else None
     point, average = CurvePoint(outer.step, loss, mean, std), None
     if outer.s_average is not None:
         average = outer.s_average[:1]
-        point = CurvePoint(outer.step, loss, mean, std, *_held_out(config, task, (*average, *outer.s[1:])))
+        point = CurvePoint(outer.step, loss, mean, std, *_held_out(config, task, (*average, *outer.s[1:]), ranks))
     curve = (*state.curve, point)
     outer = observed(task.distiller, outer, 100.0 * mean)
     state = replace(state, outer=outer, curve=curve, losses=())
     return replace(state, best=outer.s, best_average=average) if state.best_point is point else state
 
 
-def _held_out(config: DistillConfig, task: Task, s: Tensors) -> tuple[float, float]:
+def _held_out(config: DistillConfig, task: Task, s: Tensors, ranks: Ranks) -> tuple[float, float]:
     """Mean and standard deviation of the held-out accuracy of fresh networks, the same initialisations for every set."""
     data, inner = task.distiller.training(s)
     optimiser, steps = config.judging(inner.lr)
-    scores = []
-    for k in range(config.curve_networks):
+
+    def score(k: int) -> float:
         (theta,) = train(task.problem, optimiser, data, stream(config.seed, "curve networks", k), (steps,))
-        scores.append(accuracy(task.problem, theta, task.held_out))
+        return accuracy(task.problem, theta, task.held_out)
+
+    scores = list(ranks.shared(partial(score, k) for k in range(config.curve_networks)))
     return float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
 
 

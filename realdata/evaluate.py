@@ -45,7 +45,8 @@ class Evaluation:
     """What is compared, and how."""
 
     baselines: str = "random,herding,kmeans"
-    """Comma-separated: random, herding, kmeans (real images nearest to the centres), means (the centres); empty for none."""
+    """Comma-separated: random, herding, kmeans (real images nearest to the centres), means (the centres), all on transformed pixels; empty
+    for none."""
     networks: str = OWN
     """Comma-separated: own (that of the distillation), convnet3, convnet4, convnet5, mlp, lenet, alexnet, vgg11, resnet18."""
     seeds: int = 5

@@ -3,7 +3,7 @@
 The trial is a run of K0 = 3 outer steps in a temporary folder, one network a measurement, with everything that a run does: reading,
 transform, whole unrolls with whole windows, measurements, checkpoint, figures, artefact. Its counts and times (realdata.steps) give rates:
 
-    seconds of a step          E[stop] t_plain + E[stop - start] t_product + t_real     (t_plain with the optimiser's own work)
+    seconds of a step          J E[stop] t_plain + E[stop - start] t_product + t_real   (t_plain with optimiser; others for J starts)
     seconds of a measurement   networks * (T t_plain + t_judge)
     seconds                    start + K step + points measurement                      (start: what the trial took beyond both)
     memory                     the trial's peak + f (W_max - W)    W, W_max: longest window of the trial, of the run;  f: bytes of a state
@@ -98,7 +98,7 @@ def predict(config: DistillConfig, root: Path, runtime: Runtime, experts: Path |
     trial = try_out(config, root, runtime, device, experts)
     rates, (stop, length, longest) = Rates.of(trial.rows[1:]), expected_window(config)
     one = config.judging(config.inner_lr)[1] * rates.plain + _judging_seconds(config, root, device)
-    step = stop * rates.plain + length * rates.recorded + rates.real
+    step = config.inner_runs * stop * rates.plain + length * rates.recorded + rates.real
     points, trial_points = 1 + -(-config.outer_steps // config.curve_every), 1 + TRIAL
     start = max(0.0, trial.seconds - sum(row["seconds"] for row in trial.rows[1:]) - step - trial_points * one)
     lengths = [row["stop"] - row["start"] for row in trial.rows]

@@ -7,7 +7,7 @@
     seconds_plain       in inner gradients, seconds_product in second-order products of any kind, seconds_real in the loss on real images
 
 What the phases leave of `seconds` is optimiser steps, their adjoints and draws. A processor is timed by its clock, a GPU by events in its
-queue, which the run need not wait for.
+queue, which the run need not wait for. Of a run of several ranks, the phases are those of the first.
 """
 
 import csv

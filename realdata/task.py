@@ -20,6 +20,7 @@ from realdata.config import DistillConfig
 from realdata.gradient_matching import ClassGradients
 from realdata.networks import convnet
 from realdata.preprocess import Transform
+from realdata.ranks import ALONE, Ranks
 from realdata.streaming import Labelled, Rows, on_device
 from sims.lab.files import RunError
 from theory.distill.distiller import Distiller
@@ -152,12 +153,20 @@ def judges(config: DistillConfig, split: Split, transform: Transform, device: to
     return on_device(transform, split.held_out.subset(np.sort(rows)), device)
 
 
-def build(config: DistillConfig, split: Split, transform: Transform, device: torch.device, chunk: int, compiled: bool = False) -> Task:
+def build(
+    config: DistillConfig,
+    split: Split,
+    transform: Transform,
+    device: torch.device,
+    chunk: int,
+    compiled: bool = False,
+    ranks: Ranks = ALONE,
+) -> Task:
     """The task of a configuration, for the methods that look at real images."""
     labels = None if config.learn_labels else hard_labels(len(split.source.classes), config.ipc)
     problem = training_problem(config, labels, device, compiled)
     images, classes = on_device(transform, split.fitted, device)
-    real = RealImages(problem.module, images, classes, config.real_batch, problem.augment, chunk)
+    real = RealImages(problem.module, images, classes, config.real_batch, problem.augment, chunk, ranks)
     matching = PerformanceMatching(real)
     objective: Objective | PathObjective = matching
     if config.alignment:
@@ -174,6 +183,7 @@ def build(config: DistillConfig, split: Split, transform: Transform, device: tor
             config.inner_optimiser(),
             Adam(config.outer_lr),
             NormClip(),
+            starts=config.inner_runs,
             clock=config.clock(),
             hessian=config.hessian(),
             sphere=config.init_norm if config.project else None,

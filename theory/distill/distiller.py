@@ -5,7 +5,8 @@
 
 The meta-gradient is the mean over J starts theta_0, drawn anew every outer step or once for the whole run; they share the window and the
 objective's draw (one real batch an outer step). It does no I/O and reads no clock. Step k draws from SeedSequence(seed, spawn_key=(k,))
-alone, so a run continued from any stored OuterState repeats the uninterrupted one bit for bit.
+alone, so a run continued from any stored OuterState repeats the uninterrupted one bit for bit. All of it is drawn before the J runs are
+handed to `carry_out`, which may share them among processes; their gradients are added in the order of the starts.
 
 A GuidedObjective (trajectory matching) gives theta_0 itself, from its draw, and is asked for its form at every outer step. A learned inner
 step size is S's last leaf (theory.distill.step_size); problem and objective see the leaves before it.
@@ -14,8 +15,10 @@ With an AdaptiveWindow the run that is differentiated also gives the profile of 
 The stage moves by accuracies that the caller measures (`observed`), between two calls of `distil`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
@@ -107,7 +110,9 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class MetaGradient:
-    """The objective's value, its gradient in S, the window it was taken through and how it was chosen, the cost."""
+    """The objective's value, its gradient in S, the window it was taken through and how it was chosen, the cost: of one start, or the mean
+    over all (costs add).
+    """
 
     value: float
     grad_s: Leaves
@@ -115,6 +120,15 @@ class MetaGradient:
     effective_positions: float | None
     profile: Profile | None
     cost: Cost
+
+
+Work: TypeAlias = Callable[[], MetaGradient]
+CarryOut: TypeAlias = Callable[[Iterable[Work]], Iterable[MetaGradient]]
+
+
+def in_turn(works: Iterable[Work]) -> Iterator[MetaGradient]:
+    """One piece of work after another."""
+    return (work() for work in works)
 
 
 def start(distiller: Distiller, s: Leaves, stage: Stage = Stage.EARLY) -> OuterState:
@@ -139,11 +153,12 @@ def meta_gradient(
     window: Window | None = None,
     stage: Stage = Stage.EARLY,
     profile: Profile | None = None,
+    carry_out: CarryOut = in_turn,
 ) -> MetaGradient:
     """Fresh unrolls and their reverse sweeps; window, initialisation, step noise and real batch have their own child seeds.
 
     A `window` given takes the place of the policy's, all other draws unchanged: what a truncation leaves out is then the difference.
-    `stage` and `profile`, the norms known so far, choose an adaptive window.
+    `stage` and `profile`, the norms known so far, choose an adaptive window. `carry_out` gives the results of the starts in their order.
     """
     window_rng, init_rng, noise_rng, real_rng, sketch_rng, after_rng = (np.random.default_rng(child) for child in seed.spawn(6))
     if distiller.fixed_starts:
@@ -157,26 +172,39 @@ def meta_gradient(
         law = policy.at(stage, profile)
     if window is None and law is not None:
         window = law.draw(window_rng)
-    data, inner = distiller.training(s)
     recorded = Window(0, policy.horizon) if window is None or law is None else window
     steps = policy.horizon if adaptive is not None and profile is None else recorded.stop
     xi = objective.draw(real_rng)
-    value, grad_s, cost, norms = 0.0, zeros_like(s), Cost(), []
-    for _ in range(distiller.starts):
-        theta = objective.start(xi) if isinstance(objective, GuidedObjective) else problem.init(init_rng)
-        # Steps beyond the window draw from a generator of their own, so that a profile changes no draw of the next start.
-        noises = [problem.draw(noise_rng if t < recorded.stop else after_rng) for t in range(steps)]
+
+    def one(theta: Leaves, noises: list[Noise], rng: np.random.Generator) -> MetaGradient:
+        data, inner = distiller.training(s)
         tape = unroll(problem, inner, data, theta, noises, recorded, profile=adaptive is not None, steps=steps)
-        if adaptive is not None and law is None:
-            law = adaptive.at(stage, tape.gradient_norms)
-            window = law.draw(window_rng) if window is None else window
-            tape = cut(tape, window)
-        one, part, asked = _value_and_grad(problem, objective, distiller, s, tape, xi, sketch_rng)
-        value, grad_s = value + one / distiller.starts, axpy(1.0 / distiller.starts, part, grad_s)
-        cost, norms = cost + tape.cost + asked, [*norms, tape.gradient_norms]
-    assert window is not None
-    effective = law.effective_positions if isinstance(law, PlacedWindow) else None
-    return MetaGradient(value, grad_s, window, effective, None if adaptive is None else latest(norms, profile), cost)
+        norms, placed, chosen = tape.gradient_norms, law, window
+        if adaptive is not None and placed is None:
+            placed = adaptive.at(stage, norms)
+            chosen = placed.draw(window_rng) if chosen is None else chosen
+            tape = cut(tape, chosen)
+        assert chosen is not None
+        value, grad_s, asked = _value_and_grad(problem, objective, distiller, s, tape, xi, rng)
+        effective = placed.effective_positions if isinstance(placed, PlacedWindow) else None
+        return MetaGradient(value, grad_s, chosen, effective, None if adaptive is None else norms, tape.cost + asked)
+
+    def works() -> Iterator[Work]:
+        for rng in (sketch_rng, *sketch_rng.spawn(distiller.starts - 1)):
+            theta = objective.start(xi) if isinstance(objective, GuidedObjective) else problem.init(init_rng)
+            # Steps beyond the window draw from a generator of their own, so that a profile changes no draw of the next start.
+            yield partial(one, theta, [problem.draw(noise_rng if t < recorded.stop else after_rng) for t in range(steps)], rng)
+
+    return _mean(list(carry_out(works())), s, profile)
+
+
+def _mean(parts: list[MetaGradient], s: Leaves, profile: Profile | None) -> MetaGradient:
+    """The mean over starts, added in their order."""
+    value, grad_s, cost, share = 0.0, zeros_like(s), Cost(), 1.0 / len(parts)
+    for part in parts:
+        value, grad_s, cost = value + part.value / len(parts), axpy(share, part.grad_s, grad_s), cost + part.cost
+    norms = [part.profile for part in parts if part.profile is not None]
+    return replace(parts[0], value=value, grad_s=grad_s, profile=latest(norms, profile) if norms else None, cost=cost)
 
 
 def _value_and_grad(
@@ -201,14 +229,21 @@ def _value_and_grad(
 
 
 def distil(
-    problem: InnerProblem, objective: Objective | PathObjective, distiller: Distiller, state: OuterState, seed: int, steps: int
+    problem: InnerProblem,
+    objective: Objective | PathObjective,
+    distiller: Distiller,
+    state: OuterState,
+    seed: int,
+    steps: int,
+    carry_out: CarryOut = in_turn,
 ) -> Iterator[Record]:
     """Yields one Record a step until state.step reaches `steps`; raises Diverged, naming the step, on NaN or Inf."""
     while state.step < steps:
         asked = objective.at(state.step) if isinstance(objective, GuidedObjective) else objective
         try:
             child = np.random.SeedSequence(seed, spawn_key=(state.step,))
-            meta = meta_gradient(problem, asked, distiller, state.s, child, stage=state.stage.stage, profile=state.profile)
+            known = {"stage": state.stage.stage, "profile": state.profile}
+            meta = meta_gradient(problem, asked, distiller, state.s, child, **known, carry_out=carry_out)
             size = norm(meta.grad_s)
             if not (abs(meta.value) < float("inf") and size < float("inf")):
                 raise Diverged(f"objective {meta.value}, meta-gradient norm {size}")

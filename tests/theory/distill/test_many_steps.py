@@ -14,7 +14,9 @@ from tests.conformance import InnerProblemConformance, ProblemCase
 from tests.oracles import dense_gradient, detached, one_graph, relative_error, to_numpy, to_torch, two_layer_loss
 from tests.strategies import OPTIMISERS, generators, optimisers, seeds, smooth_points, windows
 from theory import two_layer
+from theory.distill.adaptive import AdaptiveWindow
 from theory.distill.adjoint import unroll
+from theory.distill.curvature import LowRankHessian
 from theory.distill.distiller import Distiller, distil, meta_gradient, start
 from theory.distill.inner_optim import SGD, Adam, Momentum
 from theory.distill.leaves import add, norm, scale
@@ -133,6 +135,26 @@ class TestStarts:
             parts = [objective.along(student, s, tape, xi)[1] for tape in tapes]
             together = tuple(sum(part[i] for part in parts) / starts for i in range(2))
         assert relative_error(meta.grad_s, together) < 1e-9
+
+    @given(seed=seeds, starts=st.integers(1, 4), sketched=st.booleans(), policy=st.sampled_from([RandomWindow(4, 2), AdaptiveWindow(4, 2)]))
+    def test_when_a_start_is_carried_out_changes_no_bit(self, seed, starts, sketched, policy):
+        """All draws belong to the start they serve, and sums are taken in the order of the starts: here the last one comes first."""
+        student, real, s = scene(np.random.default_rng(seed))
+        distiller = Distiller(policy, SGD(0.1), SGD(1.0), starts=starts, hessian=LowRankHessian(2) if sketched else None)
+        seen = []
+
+        def backwards(works):
+            found = [work() for work in reversed(list(works))]
+            seen.append(len(found))
+            return reversed(found)
+
+        one, other = (
+            meta_gradient(student, PerformanceMatching(real), distiller, s, np.random.SeedSequence(seed), **how)
+            for how in ({}, {"carry_out": backwards})
+        )
+        assert seen == [starts]
+        assert (one.value, one.window, one.profile, one.cost) == (other.value, other.window, other.profile, other.cost)
+        assert all(np.array_equal(a, b) for a, b in zip(one.grad_s, other.grad_s, strict=True))
 
     @given(seed=seeds)
     def test_fixed_starts_stay_and_fresh_ones_do_not(self, seed):
