@@ -29,6 +29,7 @@ import numpy as np
 
 from realdata.data.files import DataError
 from realdata.data.folders import Listing, decode
+from sims.lab.environment import cores
 from sims.lab.files import RunError, atomic_write
 from sims.lab.progress import progress
 
@@ -134,7 +135,7 @@ def _build(place: Path, listing: Listing, shape: Shape) -> None:
         return k, crc
 
     # Threads: Pillow decodes and scales without the interpreter's lock, and nothing is left behind when the process is killed.
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(cores())
     log = os.open(making / "done.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         with progress(full[0], "decode pictures") as bar:

@@ -1,7 +1,6 @@
 """What `data verify` finds out: every file present, readable, of the right count, its checksum known or unknown, images of each class."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from realdata.data.folders import Listing, decode, list_split
 from realdata.data.idx import read_idx
 from realdata.data.loading import expect, load
 from realdata.data.table import SPLITS, Source, source
+from sims.lab.environment import cores
 from sims.lab.files import RunError
 from sims.lab.progress import progress
 
@@ -92,7 +92,7 @@ def _check_pictures(known: Source, folder: Path, split: str) -> list[FileCheck]:
         return [FileCheck(f"({split})", split, None, None, "-", UNKNOWN, str(error))]
     faults: dict[int, list[str]] = {}
     starts = range(0, len(listing.files), TOGETHER)
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(cores())
     try:
         with progress(len(listing.files), f"check {split} pictures") as bar:
             for start, found in zip(starts, pool.map(lambda start: _faults(listing, start, known), starts), strict=True):

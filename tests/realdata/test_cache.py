@@ -14,6 +14,7 @@ import pytest
 
 from realdata import data
 from realdata.data import cache
+from sims.lab.environment import cores
 from sims.lab.files import RunError
 from tests.realdata.files import write_tree
 
@@ -148,7 +149,7 @@ def check_killed_at(pictures: int, place: Path, tree: tuple[Path, np.ndarray], m
     assert np.array_equal(data.load(NAME, tree[0], "train").images, tree[1])
     # A chunk counts once its line is in the log: only what was under way, at most a chunk a thread, is done again.
     finished = (2 * EACH - len(seen)) // cache.CHUNK
-    assert finished >= pictures // cache.CHUNK - len(os.sched_getaffinity(0))
+    assert finished >= pictures // cache.CHUNK - cores()
     assert [entry for entry in place.iterdir() if entry.name.endswith(".tmp")] == []
 
 
