@@ -93,7 +93,7 @@ _SMALL = {"dataset": "cifar10", "transform": "standardise", "held_out": 0.9, "ne
 _SMALL_EXPERTS = _SMALL | {"count": 6, "epochs": 8, "batch": 64, "lr": 0.05}
 _SMALL_SEGMENTS = {"experts": 6, "length": 1, "high": 4, "image_lr": 1000.0, "step_lr": 1e-5, "ema": 0.98, "curve_steps": 200}
 _SMALL_DISTIL = _SMALL | {"init": "real", "inner": "sgd", "inner_lr": 0.02, "horizon": 20, "outer_steps": 300, "curve_every": 75}
-_SMALL_FLAT: dict[str, Any] = {"flat": {"rho": 0.05, "alpha": 0.3}, "matched": True}
+_SMALL_FLAT: dict[str, Any] = {"flat": {"rho": 0.05, "alpha": 0.3}}
 
 PRESETS: dict[str, dict[str, Settings]] = {
     f"{method}-{dataset}-ipc{ipc}": {"experts": _experts(dataset, cell), "distill": _distil(dataset, ipc, method, cell)}

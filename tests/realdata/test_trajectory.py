@@ -322,4 +322,4 @@ def test_the_small_methods_differ_in_their_experts_alone():
     mtt, ftd = (cells.PRESETS[name]["distill"] for name in ("mtt-cpu", "ftd-cpu"))
     assert {key for key in mtt if mtt[key] != ftd[key]} == {"method"}
     mtt, ftd = (cells.PRESETS[name]["experts"] for name in ("mtt-cpu", "ftd-cpu"))
-    assert {key for key in mtt.keys() | ftd.keys() if mtt.get(key) != ftd.get(key)} == {"flat", "matched"}
+    assert {key for key in mtt.keys() | ftd.keys() if mtt.get(key) != ftd.get(key)} == {"flat"}
