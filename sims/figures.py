@@ -9,8 +9,9 @@ from typing import Any, ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 STYLE: Any = {
     "font.size": 9,
@@ -72,7 +73,14 @@ def points(axis: Axes, x: Sequence[float], y: Sequence[float], intervals: Sequen
     axis.errorbar(xs[seen], ys[seen], yerr=[low[seen], high[seen]], fmt="o", ms=4, capsize=2.5, lw=1.2, color=colour(k), label=label)
     for censored in xs[~seen]:
         axis.annotate(
-            "beyond grid", (censored, 0.97), xycoords=("data", "axes fraction"), fontsize=7, color=colour(k), ha="center", va="top"
+            "beyond grid",
+            (censored, 0.98),
+            xycoords=("data", "axes fraction"),
+            fontsize=6,
+            color=colour(k),
+            rotation=90,
+            ha="center",
+            va="top",
         )
 
 
@@ -93,10 +101,16 @@ def log_log(axis: Axes, x_label: str, y_label: str, ticks: Sequence[float]) -> N
     axis.set_yscale("log")
     axis.set_xticks(list(ticks), [f"{t:g}" for t in ticks])
     axis.minorticks_off()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_ticks(axis.yaxis)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
+
+
+def plain_ticks(side: Axis) -> None:
+    """1, 2, 5, 10, .. as plain numbers on a logarithmic side."""
+    side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    side.set_minor_locator(NullLocator())
+    side.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def centre(x: Sequence[float], y: Sequence[float]) -> tuple[float, float] | None:

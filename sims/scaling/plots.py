@@ -185,6 +185,7 @@ def _memory_figure(laws: Laws) -> Any:
         axis.set_yscale("log")
     for axis in (left, middle, right):
         axis.set_xscale("log")
+        figures.plain_ticks(axis.xaxis)
         axis.legend()
     middle.set_title(f"relative residual {found.fit.error:.2g}", fontsize=9)
     right.set_title("below 1: distilling stores less", fontsize=9)

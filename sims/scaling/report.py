@@ -119,8 +119,9 @@ def _definitions(scaling: Scaling, head_error: float) -> str:
         f"{scaling.spectrum_draws}/r draws. The predicted column is the slope of the finite-size prediction over the same r.",
         f"- **r, risk**: population mode, least M1 with risk <= {scaling.risk_ratio:g} x the teacher's, {scaling.risk_draws}/r^2 draws "
         "(at least 6). The predicted column is the slope of the deterministic equivalent of theory.head_risk over the same r (derived "
-        "here; within 6 % of sampled risks from M1 = 6 r on at r >= 8, rougher below). It lies between 1 and 2 and tends to 1: the common "
-        "mode, which costs r^2 points by conditioning, is one direction of r and carries 1/r of a quadratic target. The upper end has to "
+        "here; within 7 % of sampled risks from M1 = 6 r on at r >= 8, rougher below; none at odd r). It lies between 1 and 2 and tends "
+        "to 1: the common mode, which costs r^2 points by conditioning, is one direction of r and carries 1/r of a quadratic target. The "
+        "upper end has to "
         f"stay under {RISK_BOUND:g}.",
         f"- **Why these numbers**: a risk of {scaling.level:g} lies well under the variance and well over the "
         "full-data teacher at every size; ratios of "
