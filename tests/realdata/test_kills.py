@@ -1,13 +1,12 @@
 """SIGKILL at random moments of a distillation and of an evaluation: what lies on disk is sound, the same command reaches the same result.
 
 The moments are drawn over the time that the whole work takes; a process that is done before its moment starts the work anew, so that every
-kill meets a process at work. Cache building has the like in test_cache.py. All of it is slow: `make test-slow`.
+kill meets a process at work. Processes are forked from a server with their imports done (tests.realdata.processes), and the number that may
+be needed is bounded. Cache building has the like in test_cache.py. All of it is slow: `make test-slow`.
 """
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,52 +18,50 @@ import torch
 
 from realdata.artefact import read_set
 from realdata.checkpoint import read_checkpoint
+from tests.realdata.processes import CONTEXT, started
 from tests.realdata.sets import NAME, distilled_set, write_arrays, write_run
 
 pytestmark = pytest.mark.slow
 KILLS = 20
-PROGRAM = """
-import sys
-from realdata.__main__ import main
-print("ready", flush=True)
-main(sys.argv[1:])
-print("done", flush=True)
-"""
+MOST = 10 * KILLS  # processes
+LONGEST = 120.0  # seconds of one that is left alone
 
 
-def started(words: list[str]) -> subprocess.Popen[str]:
-    """A process that is about to carry out the command, its imports done."""
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+@pytest.fixture(scope="module", autouse=True)
+def server() -> None:
+    """The server has its imports done before anything is timed."""
+    process = CONTEXT.Process(target=int)
+    process.start()
+    process.join()
 
 
 def finish(words: list[str]) -> float:
-    """Carries the command out undisturbed; seconds that it took after its imports."""
-    process = started(words)
+    """Carries the command out undisturbed; seconds that it took."""
     began = time.monotonic()
-    process.communicate(timeout=600)
-    assert process.returncode == 0
+    process = started(words)
+    process.join(LONGEST)
+    process.kill()
+    assert process.exitcode == 0
     return time.monotonic() - began
 
 
 def kill_at_random(words: Callable[[], list[str]], seconds: float, after: Callable[[], None], done: Callable[[], None]) -> None:
     """KILLS kills, `after` each of which the state on disk is looked at; `done` where a process was faster, and at the very end."""
     rng, kills = np.random.default_rng(0), 0
-    while kills < KILLS:
+    for _ in range(MOST):
         process = started(words())
-        try:
-            process.communicate(timeout=rng.uniform(0.0, seconds))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        if process.returncode == -signal.SIGKILL:
+        process.join(rng.uniform(0.0, seconds))
+        process.kill()
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
             kills += 1
             after()
         else:
-            assert process.returncode == 0
+            assert process.exitcode == 0
             done()
+        if kills == KILLS:
+            break
+    assert kills == KILLS
     finish(words())
     done()
 
@@ -117,9 +114,8 @@ def test_evaluation(tmp_path: Path):
     rng = np.random.default_rng(0)
     write_arrays(tmp_path / "data", rng)
     write_run(tmp_path / "run", distilled_set(rng, soft=True, ema=True))
-    words = ["evaluate", str(tmp_path / "run"), "--root", str(tmp_path / "data"), "--networks", "own,mlp", "--threads", "1", "--seeds", "3"]
     target = tmp_path / "result.json"
-    words += ["--json", str(target)]
+    words = ["evaluate", str(tmp_path / "run"), "--root", str(tmp_path / "data"), "--json", str(target), "--threads", "1", "--seeds", "2"]
 
     def result() -> Any:
         record = json.loads(target.read_text())
