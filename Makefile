@@ -39,9 +39,11 @@ benchmarks: $(VENV)/.all    ## ratios measured in one run, printed as a table an
 # Trajectory matching on a processor, in DISTILL_DATA's CIFAR-10; each goes on after an interruption, the experts come first.
 FIELD := $(BIN)/python -m realdata
 TRAJECTORIES := results/trajectories
+PACE := 1
 
 trajectories-experts: $(VENV)/.all  ## six plain and six flat experts with their quality (half an hour or less on two cores, like the others)
-	for method in mtt ftd; do $(FIELD) experts --preset $$method-cpu --store $(TRAJECTORIES)/experts || exit 1; done
+	$(FIELD) experts --preset mtt-cpu --store $(TRAJECTORIES)/experts
+	$(FIELD) experts --preset ftd-cpu --store $(TRAJECTORIES)/experts --pace $(PACE)
 
 trajectories-ipc1: $(VENV)/.all     ## MTT and FTD, one image a class, three seeds, beside random images
 	$(foreach seed,0 1 2,$(foreach method,mtt ftd,$(call trajectory,$(method),1,$(seed),)))

@@ -2,8 +2,7 @@
 
     mtt-DATASET-ipcN   Cazenavette et al. 2022 (arXiv:2203.11932); values as handed on by DC-Bench, since the authors' table is a picture
     ftd-DATASET-ipcN   Du et al. 2023 (arXiv:2211.11004), Table 7; for ImageNet subsets an answer of the authors (their tracker, number 3)
-    mtt-cpu, ftd-cpu   ours: a narrow network on a tenth of CIFAR-10; they differ in their experts alone, and these in flatness alone: the
-                       flat ones meet the training loss of the plain ones (realdata.experts.training), which come first in their store
+    mtt-cpu, ftd-cpu   ours: a narrow network on a tenth of CIFAR-10; they differ in their experts alone
 
 A cell gives two groups of settings, one for `distill` and one for the `experts` that it asks for, so that one name serves both commands.
 The subsets of ImageNet share a cell: imagenette unless --dataset names another.

@@ -37,7 +37,6 @@ from theory.distill.leaves import axpy, zeros_like
 
 KIND = "expert quality"
 HELD_OUT = 2000  # images of the accuracy
-IMAGES = 512  # training images of the loss
 ASCENTS = 3
 MEASURES = {
     "train_loss": "loss on training images",
@@ -55,7 +54,7 @@ class Quality:
     """Experts measured, the first ones; 0 for none."""
     snapshots: int = 6
     """Snapshots measured of each, spread evenly from the first to the last."""
-    images: int = IMAGES
+    images: int = 512
     """Training images of loss, sharpness and largest eigenvalue."""
     radius: float = 0.1
     """Radius of the sharpness, in units of the weights."""
@@ -80,14 +79,10 @@ def mean_loss(module: nn.Module, theta: Tensors, judged: Labelled) -> float:
     return total / len(labels)
 
 
-def training_images(real: RealImages, count: int = IMAGES) -> np.ndarray:
-    """The rows of the training images that every snapshot is judged on."""
-    return np.sort(stream(0, "expert quality").permutation(len(real.images))[:count])
-
-
 def measure(real: RealImages, classes: int, held_out: Labelled, theta: Tensors, quality: Quality) -> dict[str, float]:
     """The measures of one snapshot."""
-    rows, rng = training_images(real, quality.images), stream(0, "expert quality", 1)
+    rng = stream(0, "expert quality")
+    rows = np.sort(rng.permutation(len(real.images))[: quality.images])
     picked = torch.from_numpy(rows)
     judged, xi, step = (real.images[picked], real.labels[picked]), Batch(rows, None), derivatives(real.module)
 

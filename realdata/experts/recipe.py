@@ -4,15 +4,15 @@
     folder   STORE/DATASET-plain-KEY or STORE/DATASET-flat-KEY: two recipes never share one
 
 Expert k draws its start from stream (seed, "expert start", k) and epoch e of its batches and warps from (seed, "expert epoch", k, e), so
-that neither the number of experts nor an interruption changes any of them. Matched experts that need a further pass j for an epoch draw it
-from (seed, "expert epoch", k, e, j).
+that neither the number of experts nor an interruption changes any of them. A further pass j within an epoch draws from
+(seed, "expert epoch", k, e, j).
 """
 
 import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,8 @@ class Recipe:
     weight_decay: float = 0.0
     """Its weight decay."""
     flat: FlatConfig = field(default_factory=FlatConfig)
-    matched: bool = False
-    """Snapshots where the training loss meets that of the plain twin, in the place of one a pass over the images: the twin is the same
-    recipe without flatness, in the same store."""
+    pace: float = 1.0
+    """Passes over the images that an epoch takes; above 1 for flat experts that are to fit as well as plain ones do at 1."""
 
     def __post_init__(self) -> None:
         source(self.dataset)
@@ -86,17 +85,10 @@ class Recipe:
         one_of(("auto", *AUGMENTATIONS), augment=self.augment)
         at_least(0, seed=self.seed)
         at_least(1, epochs=self.epochs, batch=self.batch)
-        positive(lr=self.lr)
+        positive(lr=self.lr, pace=self.pace)
         share(held_out=self.held_out)
         if not (0.0 <= self.momentum < 1.0 and 0.0 <= self.weight_decay < float("inf")):
             raise RunError(f"need 0 <= momentum < 1 and weight_decay >= 0: momentum={self.momentum}, weight_decay={self.weight_decay}")
-        if self.matched and self.flat.rho == 0:
-            raise RunError("experts are matched to a plain twin where they are flat: give --flat.rho, or leave --matched out")
-
-    @property
-    def twin(self) -> "Recipe":
-        """The plain recipe that matched experts follow in training loss."""
-        return replace(self, flat=FlatConfig(), matched=False)
 
     @property
     def family(self) -> str:

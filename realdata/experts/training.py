@@ -4,10 +4,11 @@
     theta <- optimiser step with g, or with the flat direction of `theory.distill.flatness` from two gradients of the same batch;
     after each epoch a shard, then the record of the expert under way
 
-Matched experts have the start and the batches of their plain twin, and end epoch e as soon as their loss on 512 training images is no more
-than the twin's after epoch e, looked at ten times a pass; further passes follow where one is not enough. Two such stores differ in where
-the experts went and in how many steps they took, not in how well they fit (up to what a tenth of a pass changes). Derived here, as for the
-two-layer student in `sims.unroll.experts`.
+An epoch is `pace` passes (one, as a rule). Flat training is slower to fit, and an expert that is behind is an easier one to follow; so flat
+experts that are to differ from plain ones in flatness alone take a pace at which the training losses agree; the report of
+`realdata.trajectories` estimates it. One pace for all epochs keeps segments of one length in steps: to end each epoch where a flat expert
+first meets its plain twin's loss, as `sims.unroll.experts` does for the two-layer student, made segments from 0.2 to 1.2 of the twin's in
+length here (CIFAR-10, `ftd-cpu`), for the loss of such experts goes up and down from pass to pass.
 
 An expert whose shards are all there is left alone; the one under way goes on from its record, bit for bit. Experts come one after another:
 with torch.func.vmap over 2 or 4 of them a gradient took 1.4 to 4.4 times as long on a processor (ConvNet-3, widths 4 to 128, batches of 32
@@ -25,12 +26,11 @@ import torch
 from realdata.bridge import Batch, RealImages, Tensors, fresh_parameters
 from realdata.config import Runtime
 from realdata.data import cache_folder
-from realdata.experts.quality import HELD_OUT, Quality, mean_loss, report, rows_of, training_images
+from realdata.experts.quality import HELD_OUT, Quality, report, rows_of
 from realdata.experts.recipe import Recipe, as_settings, data_digest, folder, key
 from realdata.experts.shards import (
     RESUME,
     SHARDS,
-    StoredExperts,
     UnderWay,
     complete,
     open_experts,
@@ -49,9 +49,6 @@ from theory.distill.inner_optim import Slots
 from theory.distill.leaves import norm
 from theory.distill.problem import Diverged
 
-LOOKS = 10  # at the training loss of a matched expert, in a pass
-PATIENCE = 5  # passes after which one that has not met its twin is given up
-
 
 @dataclass(frozen=True, eq=False)
 class Trainer:
@@ -60,7 +57,6 @@ class Trainer:
     recipe: Recipe
     real: RealImages
     dtype: torch.dtype = torch.float32
-    twin: StoredExperts | None = None
 
     def start(self, expert: int) -> UnderWay:
         """An expert before its first step."""
@@ -70,22 +66,25 @@ class Trainer:
 
     def epoch(self, at: UnderWay) -> UnderWay:
         """The expert one epoch on; Diverged, naming expert and epoch, on NaN or Inf."""
-        here = f"expert {at.expert}, epoch {at.epoch + 1}"
-        steps = -(-len(self.real.images) // self.recipe.batch)
-        path = self._path(at, steps)
-        theta, slots = next(itertools.islice(path, steps - 1, None)) if self.twin is None else self._met(path, at, steps, self.twin, here)
+        steps = max(1, round(self.recipe.pace * self._pass))
+        theta, slots = next(itertools.islice(self._path(at, at.epoch * steps), steps - 1, None))
         if not norm(theta) < float("inf"):
-            raise Diverged(f"{here}: parameters of norm {norm(theta)}; lower --lr (now {self.recipe.lr})")
+            raise Diverged(f"expert {at.expert}, epoch {at.epoch + 1}: parameters of norm {norm(theta)}; lower --lr (now {self.recipe.lr})")
         return UnderWay(at.expert, at.epoch + 1, theta, slots)
 
-    def _path(self, at: UnderWay, steps: int) -> Iterator[tuple[Tensors, Slots]]:
-        """Parameters and slots after every step from there, pass after pass of `steps` steps."""
+    @property
+    def _pass(self) -> int:
+        """Steps of one pass over the images."""
+        return -(-len(self.real.images) // self.recipe.batch)
+
+    def _path(self, at: UnderWay, t: int) -> Iterator[tuple[Tensors, Slots]]:
+        """Parameters and slots after every step from there, step t of the run being the first, pass after pass."""
         optimiser, flat, size = self.recipe.optimiser(), self.recipe.flat.direction(), self.recipe.batch
         theta, slots = at.theta, at.slots
         for turn in itertools.count():
             rng = stream(self.recipe.seed, "expert epoch", at.expert, at.epoch, *([turn] if turn else []))
             order = rng.permutation(len(self.real.images))
-            for i in range(steps):
+            for i in range(self._pass):
                 rows = order[i * size : (i + 1) * size]
                 xi = Batch(rows, self.real.augment.draw(rng, len(rows)))
 
@@ -93,22 +92,8 @@ class Trainer:
                     return self.real.loss_and_gradient(theta, xi)[1]
 
                 direction = gradient(theta) if flat is None else flat(gradient, theta)
-                theta, slots = optimiser.step(theta, slots, (at.epoch + turn) * steps + i, direction)
+                theta, slots = optimiser.step(theta, slots, t + turn * self._pass + i, direction)
                 yield theta, slots
-
-    def _met(
-        self, path: Iterator[tuple[Tensors, Slots]], at: UnderWay, steps: int, twin: StoredExperts, here: str
-    ) -> tuple[Tensors, Slots]:
-        """The first looked-at point of the path whose loss is no more than the twin's after the same epoch."""
-        rows = torch.from_numpy(training_images(self.real))
-        judged = self.real.images[rows], self.real.labels[rows]
-        wanted = mean_loss(self.real.module, twin.snapshot(twin.numbers.index(at.expert), at.epoch + 1), judged)
-        every, loss = max(1, steps // LOOKS), float("inf")
-        for theta, slots in itertools.islice(path, every - 1, PATIENCE * steps, every):
-            loss = mean_loss(self.real.module, theta, judged)
-            if loss <= wanted:
-                return theta, slots
-        raise Diverged(f"{here}: training loss {loss:.4g} after {PATIENCE} passes, its plain twin has {wanted:.4g}; lower --flat.rho")
 
 
 def run(recipe: Recipe, count: int, root: Path, store: Path, runtime: Runtime, quality: Quality) -> Path:
@@ -121,13 +106,11 @@ def run(recipe: Recipe, count: int, root: Path, store: Path, runtime: Runtime, q
         raise RunError(f"a batch must lie in [1, {len(split.fitted)}]: batch={recipe.batch}")
     module, data = recipe.module(), data_digest(split.fitted)
     place = folder(store, recipe, data)
-    twin = twin_of(recipe, folder(store, recipe.twin, data), count, device) if recipe.matched else None
     with RunFolder.open(place, as_settings(recipe, data), backend=f"torch: {device}", seed=recipe.seed) as place:
         clean_leftovers(place.path / SHARDS)
         transform = fit(recipe.transform, split.fitted.images, cache_folder())
         images, labels = on_device(transform, split.fitted, device)
-        real = RealImages(module, images, labels, recipe.batch, augmentation(recipe), runtime.chunk)
-        trainer = Trainer(recipe, real, twin=twin)
+        trainer = Trainer(recipe, RealImages(module, images, labels, recipe.batch, augmentation(recipe), runtime.chunk))
         with progress(count * recipe.epochs, f"experts {place.path.name}") as bar:
             train(trainer, place.path, key(recipe, data), count, bar)
         if quality.measured:
@@ -136,14 +119,6 @@ def run(recipe: Recipe, count: int, root: Path, store: Path, runtime: Runtime, q
             rows = rows_of(place, measured, trainer.real, on_device(transform, held_out, device), quality)
             print(report(place, measured, rows))
         return place.path
-
-
-def twin_of(recipe: Recipe, place: Path, count: int, device: torch.device) -> StoredExperts:
-    """The plain experts in `place` that the recipe's are matched to."""
-    there = complete(place, recipe.epochs)
-    if missing := sorted(set(range(count)) - set(there)):
-        raise RunError(f"{place} lacks expert {missing[0]}, whose training loss is to be matched: run the plain recipe in this store first")
-    return open_experts(place, len(there), device)
 
 
 def train(trainer: Trainer, place: Path, name: str, count: int, bar: Meter) -> None:

@@ -51,6 +51,7 @@ def _written(folder: RunFolder, runs: Sequence[Finished], found: Retraced | None
         "differences": list(differences(runs)),
         "errors": [] if found is None else list(words.by_epoch(found, runs)),
         "experts": [] if found is None else list(words.of_experts(found)),
+        "paces": {} if found is None else words.paces(found),
         "retraced": 0 if found is None else len(found.rows),
         "diverged": 0 if found is None else len(found.failed),
     }

@@ -82,6 +82,26 @@ def of_experts(found: Retraced) -> Iterator[dict[str, Any]]:
         yield from _records(name, {method: found.of_experts(method, name) for method in found.quality}, ratio=name != "accuracy")
 
 
+def matching_pace(plain: Curves, flat: Curves) -> float | None:
+    """The factor on the pace of the flat experts at which they would fit as well as the plain ones: the median over epochs e > 0 of e / e'.
+
+    e' is the epoch at which the plain ones' mean training loss, linear between the epochs of a new minimum, is that of the flat ones at e;
+    epochs e whose loss lies outside are left out, None where all are. Derived here.
+    """
+    loss, other, epochs = plain.values.mean(axis=0), flat.values.mean(axis=0), np.array(flat.epochs)
+    new = np.append(True, loss[1:] < np.minimum.accumulate(loss)[:-1])
+    inside = (other < loss[0]) & (other >= loss.min()) & (epochs > 0)
+    if not inside.any():
+        return None
+    return float(np.median(epochs[inside] / np.interp(-other[inside], -loss[new], np.array(plain.epochs)[new])))
+
+
+def paces(found: Retraced) -> dict[str, float | None]:
+    """That factor for every method but the first."""
+    curves = {method: one for method in found.quality if len((one := found.of_experts(method, "train_loss")).experts)}
+    return {method: matching_pace(next(iter(curves.values())), curves[method]) for method in list(curves)[1:]}
+
+
 def _records(name: str, curves: Mapping[str, Curves], *, ratio: bool) -> Iterator[dict[str, Any]]:
     known = {method: one for method, one in curves.items() if len(one.experts)}
     if not known:
@@ -203,9 +223,14 @@ def report(summary: Record, reach: Mapping[int, int]) -> str:
     if summary["experts"]:
         parts += [
             "## The experts\n",
-            "Loss, sharpness and largest eigenvalue on the same training images for all; accuracy on held-out images. Flat experts that "
-            "were matched meet the plain ones' loss at every epoch.\n",
+            "Loss, sharpness and largest eigenvalue on the same training images for all; accuracy on held-out images.\n",
             epoch_table(summary["experts"], MEASURES),
+            *(
+                f"By their training losses the experts of {method} would fit as well as those of {summary['methods'][0]} at {pace:.2f} "
+                "times their present `--pace`.\n"
+                for method, pace in summary["paces"].items()
+                if pace is not None
+            ),
         ]
     return "\n".join(part for part in parts if part)
 

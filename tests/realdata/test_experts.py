@@ -27,7 +27,7 @@ from realdata.bridge import RealImages, Tensors, forward
 from realdata.config import Runtime
 from realdata.experts import FlatConfig, Recipe, open_experts
 from realdata.experts import run as run_experts
-from realdata.experts.quality import Quality, measure
+from realdata.experts.quality import Quality, mean_loss, measure
 from realdata.experts.recipe import folder, key
 from realdata.experts.shards import RESUME, read_snapshot, shard_path, write_snapshot
 from realdata.experts.training import Trainer
@@ -35,7 +35,6 @@ from realdata.networks import ConvNetConfig
 from sims.lab.files import RunError
 from tests.strategies import generators
 from theory.distill.leaves import flatten, unflatten
-from theory.distill.problem import Diverged
 from theory.distill.trajectory import Experts, StartRange, TrajectoryMatching
 
 pytestmark = pytest.mark.usefixtures("small_mnist")
@@ -190,73 +189,26 @@ def test_the_same_command_again_trains_and_measures_nothing(root: Path, finished
     main(words(root, finished.parent))
 
 
-class Twin:
-    """Plain experts in memory, under the numbers that a store would give them."""
+@pytest.mark.parametrize("pace", [0.5, 1.0, 2.4])
+def test_an_epoch_takes_its_pace_in_passes_each_with_an_order_of_its_own(pace: float):
+    """An epoch of 30 steps a pass: its first steps are those of any other pace, every pass sees every image once."""
+    recipe = replace(RECIPE, batch=2, pace=pace)
+    real, seen = toy(recipe, np.random.default_rng(3), 60).real, []
 
-    def __init__(self, recipe: Recipe, real: RealImages, count: int) -> None:
-        self.numbers, self.runs = tuple(range(count)), []
-        for k in range(count):
-            run = [Trainer(recipe, real, torch.float64).start(k)]
-            for _ in range(recipe.epochs):
-                run.append(Trainer(recipe, real, torch.float64).epoch(run[-1]))
-            self.runs.append(run)
+    class Spied(RealImages):
+        def loss_and_gradient(self, theta: Any, xi: Any) -> Any:
+            seen.append(tuple(xi.rows))
+            return super().loss_and_gradient(theta, xi)
 
-    def snapshot(self, expert: int, epoch: int) -> Tensors:
-        return self.runs[expert][epoch].theta
-
-
-def matched_scene(rho: float) -> tuple[Trainer, Twin]:
-    recipe = replace(RECIPE, batch=2, epochs=2, flat=FlatConfig(rho, 0.3), matched=True)
-    trainer = toy(recipe, np.random.default_rng(3), 60)
-    twin = Twin(recipe.twin, trainer.real, 2)
-    return replace(trainer, twin=twin), twin
-
-
-def test_matched_experts_stop_as_soon_as_they_have_the_loss_of_their_twin():
-    """From the twin's start, on its batches; every snapshot is the first of the path looked at, ten times a pass, with no larger loss."""
-    trainer, twin = matched_scene(0.05)
-    real, steps, every = trainer.real, 30, 3
-
-    def loss(theta: Tensors) -> float:
-        return float(F.cross_entropy(forward(real.module, theta, real.images), real.labels))
-
-    for k in twin.numbers:
-        at = trainer.start(k)
-        assert all(torch.equal(a, b) for a, b in zip(at.theta, twin.snapshot(k, 0), strict=True))
-        for epoch in (1, 2):
-            wanted, after = loss(twin.snapshot(k, epoch)), trainer.epoch(at)
-            path = enumerate(trainer._path(at, steps), 1)
-            met = next(theta for i, (theta, _) in path if i % every == 0 and loss(theta) <= wanted)
-            assert all(torch.equal(a, b) for a, b in zip(after.theta, met, strict=True))
-            assert after.epoch == epoch
-            at = after
-
-
-def test_a_further_pass_has_an_order_of_its_own_and_the_first_one_is_the_twin_s():
-    trainer, twin = matched_scene(1e-9)
-    path = [theta for theta, _ in itertools.islice(trainer._path(trainer.start(0), 30), 60)]
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(path[29], twin.snapshot(0, 1), strict=True))
-    again = replace(trainer, twin=None).epoch(trainer.start(0)._replace(theta=path[29]))
-    assert not all(torch.allclose(a, b, atol=1e-6) for a, b in zip(path[59], again.theta, strict=True))
-
-
-def test_a_matched_expert_that_never_meets_its_twin_is_named(monkeypatch: pytest.MonkeyPatch):
-    trainer, _ = matched_scene(0.05)
-    losses = iter([0.5, *[0.6] * 1000])
-    monkeypatch.setattr("realdata.experts.training.mean_loss", lambda *_: next(losses))
-    with pytest.raises(Diverged, match=r"expert 1, epoch 1: training loss 0\.6 after 5 passes, its plain twin has 0\.5; lower --flat\.rho"):
-        trainer.epoch(trainer.start(1))
-
-
-def test_matched_experts_come_after_their_twins(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    flat = ["--flat.rho", "0.05", "--matched"]
-    assert "give --flat.rho" in refused(words(root, tmp_path, "--matched"), capfd)
-    assert "lacks expert 0, whose training loss is to be matched" in refused(words(root, tmp_path, *flat), capfd)
-    main(words(root, tmp_path))
-    main(words(root, tmp_path, *flat))
-    plain, matched = (json.loads((next(tmp_path.glob(f"mnist-{kind}-*")) / "summary.json").read_text()) for kind in ("plain", "flat"))
-    assert matched["mean"]["train_loss"][0] == plain["mean"]["train_loss"][0]
-    assert refused(words(root, tmp_path, *flat, "--count", "3"), capfd).count("lacks expert 2") == 1
+    trainer = Trainer(recipe, Spied(real.module, real.images, real.labels, real.batch, real.augment, real.chunk), torch.float64)
+    after = trainer.epoch(trainer.start(0))
+    assert (after.epoch, len(seen)) == (1, round(30 * pace))
+    longer = replace(trainer, recipe=replace(recipe, pace=3.0))
+    passes = list(itertools.islice(longer._path(longer.start(0), 0), 90))
+    assert all(torch.equal(a, b) for a, b in zip(after.theta, passes[round(30 * pace) - 1][0], strict=True))
+    orders = [sum(seen[-90:][i : i + 30], ()) for i in (0, 30, 60)]
+    assert [sorted(order) for order in orders] == [list(range(60))] * 3
+    assert len(set(orders)) == 3
 
 
 @given(rng=generators, epoch=st.integers(0, 9999))
@@ -274,7 +226,7 @@ def test_recipes_never_share_a_folder():
     changed = [
         replace(RECIPE, flat=FlatConfig(rho=0.1)),
         replace(RECIPE, flat=FlatConfig(rho=0.1, alpha=0.3)),
-        replace(RECIPE, flat=FlatConfig(rho=0.1), matched=True),
+        replace(RECIPE, pace=1.2),
         replace(RECIPE, augment="none"),
         replace(RECIPE, transform="zca"),
         replace(RECIPE, network=ConvNetConfig(depth=2, width=4)),
@@ -330,6 +282,28 @@ def test_quality_is_that_of_the_loss_itself():
     assert found["lambda_max"] == pytest.approx(largest, rel=2e-2)
 
 
+@pytest.mark.slow
+def test_flat_experts_are_flatter_at_equal_training_loss():
+    """P8: from the same start, a flat run that is taken where it first has the loss of a plain one has the smaller largest eigenvalue."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        labels = torch.from_numpy(rng.integers(0, 10, 240))
+        patterns = torch.from_numpy(rng.integers(0, 2, (10, 1, 4, 4))).repeat_interleave(7, 2).repeat_interleave(7, 3)
+        images = (patterns[labels] + torch.from_numpy(rng.standard_normal((240, 1, 28, 28)))).float()
+        recipe = replace(RECIPE, seed=seed, batch=24, momentum=0.0, lr=0.1)
+        plain = Trainer(recipe, RealImages(recipe.module(), images, labels, 24, Augment("none"), 64))
+        flat = replace(plain, recipe=replace(recipe, flat=FlatConfig(0.2)))
+
+        def loss(theta: Tensors, plain: Trainer = plain) -> float:
+            return mean_loss(plain.real.module, theta, (plain.real.images, plain.real.labels))
+
+        theta, _ = next(itertools.islice(plain._path(plain.start(0), 0), 29, None))
+        other = next(at for at, _ in itertools.islice(flat._path(flat.start(0), 0), 150) if loss(at) <= loss(theta))
+        here, there = (measure(plain.real, 10, (images, labels), at, Quality(images=240)) for at in (theta, other))
+        assert 0.8 * here["train_loss"] < there["train_loss"] <= here["train_loss"] * (1 + 1e-6)
+        assert there["lambda_max"] < 0.95 * here["lambda_max"], seed
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -338,6 +312,7 @@ def test_quality_is_that_of_the_loss_itself():
         (["--flat.rho", "-1"], "rho=-1"),
         (["--flat.ball", "square"], "unknown ball 'square'"),
         (["--momentum", "1"], "momentum=1"),
+        (["--pace", "0"], "pace=0"),
         (["--augment", "magic"], "unknown augment 'magic'"),
         (["--quality.snapshots", "1"], "snapshots=1"),
         (["--root", "/nowhere"], "/nowhere is no folder"),

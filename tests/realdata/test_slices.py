@@ -16,7 +16,8 @@ SLICES = {
 }
 SHARED = "--network.width 4 --threads 1"
 EXPERTS = "--count 2 --epochs 3 --quality.measured 1 --quality.snapshots 2 --quality.images 20"
-LOOP = "--trajectory.experts 2 --trajectory.high 2 --horizon 3 --outer-steps 2 --curve-every 2 --curve-networks 1 --curve-images 40"
+LOOP = "--trajectory.experts 2 --trajectory.high 2 --horizon 3 --outer-steps 2 --trajectory.curve-steps 2 --real-batch 100"
+CURVE = "--curve-every 2 --curve-networks 1 --curve-images 40"
 
 
 @pytest.mark.slow
@@ -30,7 +31,7 @@ def test_a_preset_runs_from_experts_to_evaluation(data_root: Path, tmp_path: Pat
     shared = ["--preset", preset, "--dataset", name, "--root", str(root), *SHARED.split()]
     store, run = tmp_path / "store", tmp_path / "run"
     main(["experts", *shared, "--store", str(store), *EXPERTS.split()])
-    main(["distill", *shared, "--experts", str(store), "--out", str(run), *LOOP.split(), "--trajectory.curve-steps", "2"])
+    main(["distill", *shared, "--experts", str(store), "--out", str(run), *LOOP.split(), *CURVE.split()])
     main(["evaluate", str(run), "--root", str(root), *["--baselines", "random", "--seeds", "1", "--lengths", "3", "--threads", "1"]])
     main(["trajectories", str(run), "--experts", str(store), "--root", str(root), "--out", str(tmp_path / "report"), "--threads", "1"])
     torch.set_num_threads(threads)

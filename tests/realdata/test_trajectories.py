@@ -25,7 +25,7 @@ from realdata.preprocess import fit
 from realdata.task import stream, training_split
 from realdata.trajectories import errors
 from realdata.trajectories.errors import Curves
-from realdata.trajectories.report import apart, architecture_table
+from realdata.trajectories.report import apart, architecture_table, matching_pace
 from realdata.trajectories.runs import accuracies, differences, read_runs
 from sims.lab.files import RunError
 from tests.realdata.sets import distilled_set, write_run
@@ -162,6 +162,17 @@ def test_a_planted_ratio_is_found_over_the_experts_that_both_have(rng: np.random
     assert apart(a, replace(b, experts=tuple(range(10, 16))), 1, ratio=True) is None
 
 
+@given(rng=generators, pace=st.floats(1.0, 1.8), spread=st.floats(0.0, 0.3))
+def test_the_pace_that_matches_training_losses_is_found(rng: np.random.Generator, pace: float, spread: float):
+    """P8: losses that fall as exp(-e / 10) and exp(-e / (10 pace)); experts differ, by the same in both kinds."""
+    epochs, shift = tuple(range(21)), np.exp(spread * rng.standard_normal(4))
+    plain, flat = (Curves(shift[:, None] * np.exp(-np.array(epochs) / (10 * p)), epochs, (0, 1, 2, 3)) for p in (1.0, pace))
+    assert matching_pace(plain, flat) == pytest.approx(pace, rel=5e-3)
+    assert matching_pace(plain, replace(flat, values=0.0 * flat.values)) is None
+    up = plain.values + 0.5 * (np.array(epochs) % 2)
+    assert matching_pace(replace(plain, values=up), replace(flat, values=plain.values[:, ::2], epochs=epochs[::2])) == pytest.approx(1.0)
+
+
 def distil_words(root: Path, store: Path, out: Path, method: str, seed: int) -> list[str]:
     loop = "--init real --inner sgd --inner-lr 0.05 --horizon 3 --outer-steps 2 --curve-every 2 --curve-networks 1 --curve-images 20"
     more = "--trajectory.experts 2 --trajectory.high 2 --trajectory.length 1 --trajectory.curve-steps 2 --real-batch 100 --augment none"
@@ -176,7 +187,7 @@ def compared(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(data.SOURCES, "mnist", replace(data.SOURCES["mnist"], counts=COUNTS))
         recipe = f"--epochs 4 --batch 50 --lr 0.05 --count 2 --quality.snapshots 3 --quality.images 20 {NETWORK}".split()
-        for flat in ([], ["--flat.rho", "0.1", "--matched"]):
+        for flat in ([], ["--flat.rho", "0.1", "--pace", "1.3"]):
             main(["experts", "--dataset", "mnist", "--root", str(root), "--store", str(place / "store"), *recipe, *flat])
         for method in ("mtt", "ftd"):
             for seed in (0, 1):
@@ -212,6 +223,7 @@ def test_the_program_from_runs_to_report(root: Path, compared: Path, tmp_path: P
     assert at["initialisation", 1]["methods"]["ftd"]["mean"] == 0.0
     assert at["initialisation", 1]["apart"]["ftd, mtt"] is None
     assert at["excess", 1]["methods"]["mtt"]["mean"] == at["fresh", 1]["methods"]["mtt"]["mean"]
+    assert set(summary["paces"]) == {"ftd"}
     losses = [x["methods"] for x in summary["experts"] if x["quantity"] == "train_loss"]
     assert losses[0]["mtt"] == losses[0]["ftd"]
     report = (tmp_path / "r" / "report.md").read_text()
