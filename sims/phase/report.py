@@ -145,10 +145,12 @@ def _figure(config: Phase, found: Diagrams) -> Figure:
     right.set_ylabel("points M1 / r^2")
     right.set_title(f"fresh network on labels, N = {config.samples[-1]:g} d^2", fontsize=9)
     right.axvline(1.0, color="white", lw=1.4, ls="--")
+    right.text(1.0, share[0], " M2 = L", color="white", ha="left", va="bottom", fontsize=8)
     for value, text in ((1.0 / config.r, "M1 = r"), (1.0, "M1 = r^2")):
         left.axvline(value, color="white", lw=1.4, ls="-.")
         left.text(value, config.samples[-1], f" {text}", color="white", ha="left", va="top", fontsize=8)
         right.axhline(value, color="white", lw=1.4, ls="-.")
+        right.text(config.m2[-1] / config.L, value, text + " ", color="white", ha="right", va="bottom", fontsize=8)
     bar = figure.colorbar(image, ax=[left, right], label=f"median test risk (contour: {config.level:g})")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     figure.suptitle(title(config), fontsize=9)

@@ -37,7 +37,7 @@ def figure_files(scaling: Scaling, laws: Laws, rows: dict[str, list[Row]]) -> di
 
 @figures.styled
 def _law_figure(laws: Laws) -> Any:
-    figure, (left, middle, right, last) = figures.new_figure(4)
+    figure, (left, middle, right, last) = figures.new_figure(4, width=4.0)
     d = laws.series["d"]
     figures.points(left, d.x, d.y, d.intervals, "measured", 0)
     _guides(left, d, ((1.0, "slope 1 (theory)"), (0.0, "0, 2 (rivals)"), (2.0, None)))
@@ -59,8 +59,9 @@ def _law_figure(laws: Laws) -> Any:
             axis.plot(series.x, np.array(series.predicted, float), color=figures.colour(k), lw=1.2)
         figures.log_log(axis, "intrinsic dimension r", "points M1* (lines: prediction)", laws.series[prefix + CRITERIA[0]].x)
         axis.set_title(f"r: least points, {words}", fontsize=9)
+    last.set_ylim(top=8.0 * last.get_ylim()[1])  # room for its legend above the curves
     for axis in (left, middle, right, last):
-        axis.legend()
+        axis.legend(loc="upper left")
     return figure
 
 
@@ -222,17 +223,20 @@ def _geometry_figure(scaling: Scaling, rows: dict[str, list[Row]]) -> Any:
 
 @figures.styled
 def _baseline_figure(scaling: Scaling, rows: dict[str, list[Row]]) -> Any:
-    """Median risk of every representation at every task, tasks in the order of their floats."""
-    figure, (axis,) = figures.new_figure(1, width=7.0, height=4.0)
+    """Risk of every representation at every task, tasks in the order of their floats: median, least and greatest over seeds."""
+    figure, (axis,) = figures.new_figure(1, width=9.5, height=4.2)
     groups = [sound_at(rows, "baselines", d=d, r=r, L=width) for d, r, width in scaling.tasks()]
     groups.sort(key=lambda group: group[0]["floats_distilled"])
     for k, (name, label) in enumerate(REPRESENTATIONS.items()):
-        risks = [float(np.median([row[f"risk_{name}"] for row in group])) for group in groups]
-        axis.plot(range(len(groups)), risks, "os^vD*Phx"[k] + "-", ms=4, lw=0.9, color=figures.colour(k), label=label)
+        risks = [np.quantile([row[f"risk_{name}"] for row in group], (0.0, 0.5, 1.0)) for group in groups]
+        low, middle, high = np.array(risks).T
+        place = np.arange(len(groups)) + 0.8 * ((k + 0.5) / len(REPRESENTATIONS) - 0.5)
+        style: dict[str, Any] = {"fmt": "os^vD*Phx"[k], "ms": 4, "lw": 0.8, "color": figures.colour(k), "label": label}
+        axis.errorbar(place, middle, yerr=[middle - low, high - middle], **style)
     names = ["\n".join(str(g[0][name]) for name in ("d", "r", "L", "floats_distilled")) for g in groups]
     axis.set_xticks(range(len(groups)), names, fontsize=7)
     axis.set_yscale("log")
     axis.set_xlabel("task, from above: d, r, L, floats of the distilled set")
-    axis.set_ylabel("median test risk")
+    axis.set_ylabel("test risk: median, least, greatest")
     axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

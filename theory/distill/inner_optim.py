@@ -48,7 +48,10 @@ class InnerOptimiser(Protocol):
         ...
 
     def recovered(self, theta: Leaves, slots: Slots, slots_next: Slots) -> Leaves | None:
-        """g_t from the state before step t and the slots after it, to rounding; None where they do not tell it and a tape must store it."""
+        """g_t from the state before step t and the slots after it; None where they do not tell it and a tape must store it.
+
+        Exact to rounding of the slots: relative to g_t the error is that of |m|/|g_t|, and as small as it is where the adjoint weighs g_t.
+        """
         ...
 
     def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
