@@ -256,6 +256,9 @@ def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixtur
         (["--hessian-rank", "-1"], "rank=-1"),
         (["--chunk", "0"], "chunk=0"),
         (["--seed", "-1"], "seed=-1"),
+        (["--starts", "0"], "starts=0"),
+        ([*AT, "--adaptive.profile", "current", "--starts", "2"], "starts=2, use --starts 1"),
+        (["--method", "mtt", "--inner", "sgd", "--starts", "2"], "starts=2, use --starts 1"),
     ],
 )
 def test_bad_settings_end_in_one_line(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], words: str):
