@@ -43,11 +43,12 @@ def comparison(found: Sequence[Mapping[str, Any]], title: str) -> Figure:
         height = np.array([x[f"seconds_{phase}"] for x in rows])
         middle.bar(range(len(rows)), height, 0.6, base, color=PARTS[phase], label=phase)
         base += height
+    middle.margins(y=0.3)  # room for the legend
     _axis(middle, "seconds an outer step", arms)
     bars = [(f"cosine_{name}_{when}", f"{words}, {when}") for name, words in (("run", "same run"), ("full", "all T")) for when in WHEN]
     for k, (name, words) in enumerate(bars):
         right.bar(np.arange(len(rows)) + 0.2 * (k - 1.5), [x[name] for x in rows], 0.19, color=list(PARTS.values())[k], label=words)
-    right.margins(y=0.25)  # room for the legend
+    right.margins(y=0.3)
     _axis(right, "cosine to the exact meta-gradient", arms)
     figure.suptitle(title, fontsize=9)
     return figure
