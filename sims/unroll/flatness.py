@@ -20,7 +20,7 @@ from sims.lab.sweep import rows_at, sound
 from sims.unroll.experiment import Unroll
 from sims.unroll.experts import QUALITIES
 from sims.unroll.laws import CRITERIA, curves, least_floats, point_floats
-from sims.unroll.paired import Ratio, ratio_of
+from sims.unroll.paired import Ratio, log_ratios, ratio_of
 
 PAIR = ("mtt", "ftd")
 MEASURES = ("off_row_increments", "angle_row_increments", "risk_erased", "risk_trained")
@@ -52,7 +52,9 @@ def _logs(config: Unroll, rows: Sequence[Row], name: str, m1: int) -> dict[int, 
     """By draw, log(ftd / mtt)."""
     groups = (sound(rows_at(rows, method=m, d=config.base_d, r=config.r[0], M1=m1)) for m in PAIR)
     plain, flat = ({row["draw"]: row for row in group} for group in groups)
-    return {k: math.log(flat[k][name] / plain[k][name]) for k in plain if k in flat}
+    tasks = [k for k in plain if k in flat]
+    one, other = (np.array([group[k][name] for k in tasks], float) for group in (flat, plain))
+    return dict(zip(tasks, log_ratios(name, one, other).tolist(), strict=True))
 
 
 def floats_ratio(config: Unroll, rows: Sequence[Row], criterion: str, resamples: int = 1000) -> tuple[float | None, Interval | None]:

@@ -29,6 +29,15 @@ class Ratio:
         return "lower" if high < 1.0 else "higher" if low > 1.0 else "no difference resolved"
 
 
+def log_ratios(name: str, one: Float[np.ndarray, "..."], other: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """log(one / other), pair by pair; FloatingPointError where a number is not positive and finite."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(one) - np.log(other)
+    if not np.all(np.isfinite(logs)):
+        raise FloatingPointError(f"a ratio of {name} needs positive finite numbers: {one} / {other}")
+    return logs
+
+
 def ratio_of(name: str, at: int | None, logs: Float[np.ndarray, " n"]) -> Ratio:
     """From log(one / other) of two tasks or more."""
     mean, (low, high) = mean_interval(logs)

@@ -15,16 +15,11 @@ from sims.unroll.experiment import Unroll
 from sims.unroll.experts import QUALITIES
 from sims.unroll.flatness import MEASURES
 from sims.unroll.laws import CRITERIA, Law, curves, level, point_floats
+from sims.unroll.names import NAMES
 from sims.unroll.paired import Ratio
 
 MARKS = "os^vD*PhX<"
 DASHES = ("-", "--", ":")
-CURVES = {
-    "off_row_increments": "off-S* energy of the rows' increment",
-    "angle_points": "largest angle of the points, degrees",
-    "risk_erased": "test risk, head on erased rows",
-    "risk_trained": "test risk, set alone",
-}
 
 Files = dict[str, bytes | str]
 
@@ -51,16 +46,16 @@ def encode_files(detail: Mapping[str, list[Row]]) -> Files:
     lines: list[tuple[Any, ...]] = []
     for method, rows in detail.items():
         for k, step in enumerate(rows[0]["curve_step"]):
-            lines.append((method, step, *(float(np.median([row[f"curve_{name}"][k] for row in rows])) for name in CURVES)))
+            lines.append((method, step, *(float(np.median([row[f"curve_{name}"][k] for row in rows])) for name in windows.MEASURES)))
     out: Files = dict(figures.files(_encode_figure(detail), "encode"))
-    return out | {"encode.csv": _csv(("method", "outer step", *CURVES), lines)}
+    return out | {"encode.csv": _csv(("method", "outer step", *windows.MEASURES), lines)}
 
 
 @figures.styled
 def _encode_figure(detail: Mapping[str, list[Row]]) -> Figure:
-    figure, axes = figures.new_figure(len(CURVES))
+    figure, axes = figures.new_figure(len(windows.MEASURES))
     last = 1 + max(rows[0]["curve_step"][-1] for rows in detail.values())
-    for axis, (name, label) in zip(axes, CURVES.items(), strict=True):
+    for axis, name in zip(axes, windows.MEASURES, strict=True):
         for k, (method, rows) in enumerate(detail.items()):
             stack = np.array([row[f"curve_{name}"] for row in rows])
             steps = np.array(rows[0]["curve_step"]) + 1
@@ -71,7 +66,7 @@ def _encode_figure(detail: Mapping[str, list[Row]]) -> Figure:
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel("outer step + 1")
-        axis.set_ylabel(label)
+        axis.set_ylabel(NAMES[name])
     _legend(figure, axes[0])
     return figure
 
@@ -145,7 +140,6 @@ def floats_files(config: Unroll, rows: Sequence[Row]) -> Files:
 @figures.styled
 def _floats_figure(config: Unroll, medians: Mapping[tuple[str, str], np.ndarray]) -> Figure:
     figure, axes = figures.new_figure(len(CRITERIA))
-    labels = {"head": "test risk, head on erased rows", "alone": "test risk, set alone", "angle": "angle of the rows' increment, degrees"}
     methods = list(dict.fromkeys(method for method, _ in medians))
     for axis, name in zip(axes, CRITERIA, strict=True):
         for k, method in enumerate(methods):
@@ -158,7 +152,7 @@ def _floats_figure(config: Unroll, medians: Mapping[tuple[str, str], np.ndarray]
         axis.set_yscale("log")
         axis.minorticks_off()
         axis.set_xlabel("stored floats of the set")
-        axis.set_ylabel(labels[name])
+        axis.set_ylabel(NAMES[CRITERIA[name]])
     _legend(figure, axes[0])
     return figure
 
@@ -199,7 +193,7 @@ def window_files(ratios: Mapping[str, Sequence[Ratio]]) -> Files:
 @figures.styled
 def _window_figure(ratios: Mapping[str, Sequence[Ratio]]) -> Figure:
     figure, axes = figures.new_figure(len(windows.MEASURES))
-    for axis, (name, label) in zip(axes, windows.MEASURES.items(), strict=True):
+    for axis, name in zip(axes, windows.MEASURES, strict=True):
         for k, (method, found) in enumerate(ratios.items()):
             here = {x.at: x for x in found if x.name == name and x.at is not None}
             axis.plot(list(here), [x.ratio for x in here.values()], label=method, **_style(k))
@@ -208,7 +202,7 @@ def _window_figure(ratios: Mapping[str, Sequence[Ratio]]) -> Figure:
         axis.axhline(1.0, color="black", lw=0.8)
         axis.set_xscale("log")
         axis.set_xlabel("outer step")
-        axis.set_title(label, fontsize=9)
+        axis.set_title(NAMES[name], fontsize=9)
     axes[0].set_ylabel("method / rat-bptt")
     _legend(figure, axes[0])
     return figure

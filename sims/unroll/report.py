@@ -18,45 +18,24 @@ from sims.lab.store import Row
 from sims.lab.sweep import failures, rows_at, sound
 from sims.unroll import flatness, plots, windows
 from sims.unroll.experiment import Unroll
+from sims.unroll.experts import QUALITIES
 from sims.unroll.laws import CRITERIA, EXPECTED, Law, curves, level, point_floats, reaches
 from sims.unroll.methods import METHODS
+from sims.unroll.names import ENCODED, NAMES
 from sims.unroll.paired import Ratio
 from theory import predictions
 from theory.multi_index import make_link
 
 Detail: TypeAlias = dict[str, list[Row]]
 
-ENCODED = {
-    "risk_trained": "risk, set alone",
-    "risk_erased": "risk, head on erased rows",
-    "off_points": "off-S* energy: points",
-    "off_point_increments": "their increments",
-    "off_rows": "rows",
-    "off_row_increments": "increments of rows",
-    "angle_points": "largest angle: points",
-    "angle_row_increments": "increments of rows",
-}
 UNROLLED = {
     "cosine_truncation_end": "cosine to the whole unroll",
     "error_truncation_end": "relative error",
     "cosine_full_start": "cosine to BPTT over T: at the start",
     "cosine_full_end": "at the end",
 }
-ENCODED_HEADERS = ("method", "floats", *ENCODED.values())
+ENCODED_HEADERS = ("method", "floats", *(NAMES[name] for name in ENCODED))
 LEAST_HEADERS = ("method", "d", "r", *(f"{name}, M1*: floats*" for name in CRITERIA))
-EXPERTS = {
-    "expert_loss": "training loss at the last epoch",
-    "expert_steps": "steps to it",
-    "expert_distance": "distance from the start",
-    "expert_sharpness": "sharpness S_rho",
-    "expert_lambda": "lambda_max",
-}
-FLAT = EXPERTS | {
-    "off_row_increments": "off-S* energy, increments of rows",
-    "angle_row_increments": "largest angle, increments of rows",
-    "risk_erased": ENCODED["risk_erased"],
-    "risk_trained": ENCODED["risk_trained"],
-}
 FLAT_HEADERS = ("ftd / mtt", "M1", "ratio", "tasks", "verdict")
 WINDOW_HEADERS = ("number", "method / rat-bptt", "after outer steps", "ratio", "tasks", "verdict")
 UNROLLED_HEADERS = ("method", "windows drawn: starts", "lengths", *UNROLLED.values(), "last / first gradient norm")
@@ -109,7 +88,7 @@ def unrolled_rows(detail: Detail) -> list[list[Cell]]:
 
 def expert_rows(detail: Detail) -> list[list[Cell]]:
     """How good and how flat the experts of each method that has any are."""
-    return [[m, *(_band(rows, name) for name in EXPERTS)] for m, rows in detail.items() if rows[0]["expert_loss"] is not None]
+    return [[m, *(_band(rows, name) for name in QUALITIES)] for m, rows in detail.items() if rows[0]["expert_loss"] is not None]
 
 
 def _ratio_cells(x: Ratio) -> list[Cell]:
@@ -118,14 +97,14 @@ def _ratio_cells(x: Ratio) -> list[Cell]:
 
 def flat_rows(ratios: Sequence[Ratio]) -> list[list[Cell]]:
     """The ratios under FLAT_HEADERS, all M1 together first."""
-    return [[FLAT[x.name], *_ratio_cells(x)] for x in sorted(ratios, key=lambda ratio: ratio.at is not None)]
+    return [[NAMES[x.name], *_ratio_cells(x)] for x in sorted(ratios, key=lambda ratio: ratio.at is not None)]
 
 
 def window_rows(ratios: Mapping[str, Sequence[Ratio]]) -> list[list[Cell]]:
     """The ratios under WINDOW_HEADERS over all outer steps and after the last; those between are in the figure and its CSV."""
     last = max((x.at for found in ratios.values() for x in found if x.at is not None), default=0)
     shown = [(x, method) for method, found in ratios.items() for x in found if x.at in (None, last)]
-    return [[windows.MEASURES[x.name], method, *_ratio_cells(x)] for x, method in shown]
+    return [[NAMES[x.name], method, *_ratio_cells(x)] for x, method in shown]
 
 
 def law_rows(laws: Sequence[Law]) -> list[list[Cell]]:
@@ -157,7 +136,7 @@ def verdict_rows(config: Unroll, laws: Sequence[Law]) -> list[list[Cell]]:
 def summary(config: Unroll, rows: Sequence[Row], detail: Detail, laws: Sequence[Law], facts: Facts) -> str:
     """summary.json."""
     more = ("risk_kept", "angle_rows", "angle_point_increments", "floats_set", "floats_head", "middle_from", "late_from")
-    numbers = (*ENCODED, *UNROLLED, *EXPERTS, *more)
+    numbers = (*ENCODED, *UNROLLED, *QUALITIES, *more)
     content: dict[str, Any] = {
         "detail": {method: {name: [row.get(name) for row in group] for name in numbers} for method, group in detail.items()},
         "fit": {f"{law.method}.{law.criterion}.{law.axis}": law.fit.as_json() for law in laws},
@@ -265,7 +244,7 @@ def _expert_text(config: Unroll, rows: Sequence[Row], detail: Detail) -> str:
         f"{recipe.experts} experts a task, {recipe.epochs} epochs of steps of {recipe.inner_lr:g} on batches of {recipe.batch:g} d^2; "
         f"{recipe.T} steps on the set follow {recipe.span} epochs from epoch 0 to {recipe.starts - 1}. Flat ones: rho = {recipe.rho:g}, "
         f"alpha = {recipe.alpha:g}, snapshots at the training losses of the plain ones. Sharpness and lambda_max on one real batch.\n",
-        markdown_table(("method", *EXPERTS.values()), experts),
+        markdown_table(("method", *(NAMES[name] for name in QUALITIES)), experts),
     ]
     if flatness.asked(config):
         ratios = flatness.compare(config, rows)

@@ -14,16 +14,11 @@ import numpy as np
 from sims.lab.store import Row
 from sims.lab.sweep import rows_at, sound
 from sims.unroll.experiment import Unroll
-from sims.unroll.paired import Ratio, ratio_of
+from sims.unroll.paired import Ratio, log_ratios, ratio_of
 
 REFERENCE = "rat-bptt"
 OTHERS = ("at-bptt", "t-bptt", "bptt")
-MEASURES = {
-    "off_row_increments": "off-S* energy, increments of rows",
-    "angle_points": "largest angle, points",
-    "risk_erased": "risk, head on erased rows",
-    "risk_trained": "risk, set alone",
-}
+MEASURES = ("off_row_increments", "angle_points", "risk_erased", "risk_trained")
 EXPECTED = (
     "at-bptt / rat-bptt: every ratio between 0.9 and 1.1. The stages move the window, but the meta-gradient through any window points into "
     "S* and the span of the points in expectation (derived here; that nothing else tells the two apart is a conjecture)",
@@ -59,7 +54,7 @@ def _ratios(config: Unroll, one: Mapping[int, Row], other: Mapping[int, Row]) ->
     found: list[Ratio] = []
     for name in MEASURES:
         curves = [np.array([of[task][f"curve_{name}"] for task in tasks], float)[:, later] for of in (one, other)]
-        logs = np.log(curves[0]) - np.log(curves[1])
+        logs = log_ratios(name, *curves)
         found += [ratio_of(name, steps[k], column) for k, column in zip(later, logs.T, strict=True)]
         found.append(ratio_of(name, None, logs.mean(axis=1)))
     return found

@@ -48,6 +48,12 @@ def test_the_answer_needs_both_methods_two_tasks_and_sets_on_the_way():
         assert windows.compare(dataclasses.replace(CONFIG, **less), []) == {}
 
 
+def test_a_number_that_is_not_positive_is_named():
+    rows = [row | {"curve_angle_points": [1.0, 0.0, 1.0, 1.0]} for row in planted({})]
+    with pytest.raises(FloatingPointError, match="a ratio of angle_points needs positive finite numbers"):
+        windows.compare(CONFIG, rows)
+
+
 def test_the_table_holds_the_whole_and_the_last_step_and_the_figure_every_step():
     found = windows.compare(CONFIG, planted({"at-bptt": 0.9}))
     lines = report.window_rows(found)
