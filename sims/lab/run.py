@@ -58,8 +58,8 @@ class RunFolder:
         make_folder(path)
         lock = _take_lock(path)
         try:
-            clean_leftovers(path)
-            clean_leftovers(path / "trials")
+            for place in (path, path / "trials", path / "figures"):
+                clean_leftovers(place)
             if (path / "config.toml").exists():
                 if not resume:
                     raise RunError(f"{path} already holds a run: choose another --out, or resume it")

@@ -87,6 +87,10 @@ def test_a_run_that_died_while_its_folder_was_made_is_taken_up(tmp_path: Path) -
     (tmp_path / "env.json.tmp").write_text("")
     with RunFolder.open(tmp_path, CONFIG):
         assert not (tmp_path / ".config.toml.xy.tmp").exists()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / ".law.csv.xy.tmp").write_text("d,")
+    with RunFolder.open(tmp_path, CONFIG):
+        assert list((tmp_path / "figures").iterdir()) == []
 
 
 def test_a_damaged_configuration_or_record(tmp_path: Path) -> None:
