@@ -160,7 +160,10 @@ def joined(device: str, starts: int) -> Iterator[Ranks]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
-        dist.init_process_group("gloo", timeout=WAIT)
+        # torchrun keeps one store over its restarts: without a prefix a rank may find the address of one that is dead.
+        store, rank, count = next(dist.rendezvous("env://", timeout=WAIT))
+        attempt = f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')} of {count} ranks"
+        dist.init_process_group("gloo", timeout=WAIT, store=dist.PrefixStore(attempt, store), rank=rank, world_size=count)
         yield Ranks(rank, count, team, dist.new_subgroups(team)[0] if 1 < team < count else None, place)
     except (FloatingPointError, KeyboardInterrupt, SystemExit) as error:
         if rank == 0:

@@ -112,7 +112,7 @@ ANGLE_GRID = Grids(
             for n in (16, 64)
             for r, link, m1 in ((2, "quadratic", 8), (2, "quadratic", 32), (4, "quadratic", 16), (2, "cubic-plus", 16), (2, "graded", 16))
         ],
-        4,
+        6,
     ),
 )
 

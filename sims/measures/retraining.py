@@ -137,7 +137,7 @@ MEASURES = (
         "M1",
         allowance=lambda where: sampled_noise(where) / where["d"],
         correction="relative 1/d (noise on S* not spread as A^2)",
-        precision=0.05,
+        precision=0.03,
     ),
     Measure(
         "Q7",
