@@ -1,13 +1,11 @@
 """`python -m realdata evaluate`: which sets and networks it compares, the order of its choices, and going on after any interruption."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from realdata import data, evaluate, protocol
 from realdata.__main__ import main
@@ -17,13 +15,6 @@ from tests.realdata.sets import distilled_set, write_arrays, write_run
 
 NETWORKS = ("own", "mlp")
 KINDS = {"distilled": 1, "distilled-hard": 1, "ema": 1, "ema-hard": 1, "random": 2, "herding": 1, "kmeans": 2}
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    count = torch.get_num_threads()
-    yield
-    torch.set_num_threads(count)
 
 
 @pytest.fixture(scope="module")

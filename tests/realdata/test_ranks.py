@@ -26,14 +26,6 @@ from tests.realdata.sets import NAME, write_arrays
 LONGEST = 300.0  # seconds
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """The number of threads is put back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")

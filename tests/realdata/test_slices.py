@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from realdata.__main__ import main
 from realdata.artefact import read_set
@@ -25,7 +24,7 @@ CURVE = "--curve-every 2 --curve-networks 1 --curve-images 40"
 @pytest.mark.parametrize("cell", SLICES)
 def test_a_preset_runs_from_experts_to_evaluation(data_root: Path, tmp_path: Path, cell: str, method: str):
     folder, name, depth, shape = SLICES[cell]
-    root, preset, threads = data_root / folder, f"{method}-{cell}-ipc1", torch.get_num_threads()
+    root, preset = data_root / folder, f"{method}-{cell}-ipc1"
     if not root.is_dir():
         pytest.skip(f"no {folder} under {data_root}")
     shared = ["--preset", preset, "--dataset", name, "--root", str(root), *SHARED.split()]
@@ -34,7 +33,6 @@ def test_a_preset_runs_from_experts_to_evaluation(data_root: Path, tmp_path: Pat
     main(["distill", *shared, "--experts", str(store), "--out", str(run), *LOOP.split(), *CURVE.split()])
     main(["evaluate", str(run), "--root", str(root), *["--baselines", "random", "--seeds", "1", "--lengths", "3", "--threads", "1"]])
     main(["trajectories", str(run), "--experts", str(store), "--root", str(root), "--out", str(tmp_path / "report"), "--threads", "1"])
-    torch.set_num_threads(threads)
     distilled = read_set(run)
     assert distilled.images.shape == (10, *shape)
     assert np.isfinite(distilled.images).all()

@@ -126,12 +126,10 @@ def test_a_task_transforms_the_rows_it_draws_and_no_others(mapped: Path, nothing
 
 
 def test_a_run_and_its_evaluation_are_the_same_either_way(mapped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    threads = torch.get_num_threads()
     for name, limit in (("held", 2**40), ("streamed", 0)):
         monkeypatch.setattr(streaming, "LARGEST", limit)
         main(["distill", "--dataset", "arrays:1x8x8:4", "--root", str(mapped), "--out", str(tmp_path / name), *SETTINGS])
         main(["evaluate", str(tmp_path / name), "--root", str(mapped), "--seeds", "1", "--lengths", "3", "--threads", "1"])
-    torch.set_num_threads(threads)
     for file in ("distilled/data.safetensors", "distilled/card.md", "figures/curve.csv"):
         assert (tmp_path / "held" / file).read_bytes() == (tmp_path / "streamed" / file).read_bytes()
     held, streamed = ((tmp_path / name / "evaluation.json").read_text().split('"environment"')[0] for name in ("held", "streamed"))

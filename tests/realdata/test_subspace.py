@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,9 +149,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_what_it_promises(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    threads = torch.get_num_threads()
     main(["bridge", str(root / "run"), "--root", str(root), "--ipc", "1", "--out", str(tmp_path / "out"), *QUICK])
-    torch.set_num_threads(threads)
     out = tmp_path / "out"
     assert {p.name for p in (out / "figures").iterdir()} == {"bridge.png", "bridge.pdf", "spectrum.csv", "sets.csv"}
     summary = json.loads((out / "summary.json").read_text())
