@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 ONE    := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow mutation benchmarks trajectories-experts trajectories-ipc1 trajectories-architectures trajectories-report trajectories-nas lint docs clean
+.PHONY: demo test test-slow mutation benchmarks trajectories-experts trajectories-ipc1 trajectories-ipc10 trajectories-architectures trajectories-report trajectories-nas lint docs clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,44 +36,41 @@ mutation: $(VENV)/.core     ## closed forms altered one place at a time must be 
 benchmarks: $(VENV)/.all    ## ratios measured in one run, printed as a table and stored as JSON
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-json=results/benchmarks.json
 
-# Trajectory matching on a processor, in DISTILL_DATA's CIFAR-10; each goes on after an interruption, the experts come first.
+# Trajectory matching on a processor, in DISTILL_DATA's CIFAR-10. Each run goes on after an interruption; the experts come first. These
+# networks are small: two runs side by side on a thread each (make -j2) are several times faster than one on two threads.
 FIELD := $(BIN)/python -m realdata
 TRAJECTORIES := results/trajectories
 PACE := 1
+runs = $(foreach seed,0 1 2,$(foreach method,$(1),$(TRAJECTORIES)/$(method)-ipc$(2)-$(seed)))
+part = $(patsubst ipc%,%,$(word $(1),$(subst -, ,$(2))))
+OTHERS := $(foreach network,mlp convnet4-narrow alexnet-narrow vgg11-narrow resnet18-narrow,$(foreach method,mtt ftd,$(method)-ipc10-0/$(network).json))
 
-trajectories-experts: $(VENV)/.all  ## six plain and six flat experts with their quality (half an hour or less on two cores, like the others)
-	$(FIELD) experts --preset mtt-cpu --store $(TRAJECTORIES)/experts
-	$(FIELD) experts --preset ftd-cpu --store $(TRAJECTORIES)/experts --pace $(PACE)
+trajectories-experts: trajectories-experts-mtt trajectories-experts-ftd  ## six plain and six flat experts with their quality
 
-trajectories-ipc1: $(VENV)/.all     ## MTT and FTD, one image a class, three seeds, beside random images
-	$(foreach seed,0 1 2,$(foreach method,mtt ftd,$(call trajectory,$(method),1,$(seed),)))
+trajectories-experts-%: $(VENV)/.all
+	$(FIELD) experts --preset $*-cpu --store $(TRAJECTORIES)/experts --threads 1 $(if $(filter ftd,$*),--pace $(PACE))
 
-trajectories-ipc10-%: $(VENV)/.all  ## ten images a class, by mtt or ftd, batches of 30
-	$(foreach seed,0 1 2,$(call trajectory,$*,10,$(seed),--trajectory.batch 30 --outer-steps 100))
+trajectories-ipc1: $(addsuffix /evaluation.json,$(call runs,mtt ftd,1))  ## MTT and FTD, one image a class, three seeds, beside random images
 
-# method, images a class, seed, more options
-define trajectory
-$(FIELD) distill --preset $(1)-cpu --ipc $(2) --seed $(3) --experts $(TRAJECTORIES)/experts --out $(TRAJECTORIES)/$(1)-ipc$(2)-$(3) $(4)
-	$(FIELD) evaluate $(TRAJECTORIES)/$(1)-ipc$(2)-$(3) --baselines random --seeds 2 --lengths 200
+trajectories-ipc10: $(addsuffix /evaluation.json,$(call runs,mtt ftd,10))  ## ten images a class, batches of 30
 
-endef
+$(TRAJECTORIES)/%/evaluation.json: | $(VENV)/.all
+	$(FIELD) distill --preset $(call part,1,$*)-cpu --ipc $(call part,2,$*) --seed $(call part,3,$*) --experts $(TRAJECTORIES)/experts --out $(@D) \
+		--threads 1 --compiled $(if $(findstring ipc10,$*),--trajectory.batch 30 --outer-steps 100)
+	$(FIELD) evaluate $(@D) --baselines random --seeds 2 --lengths 200 --threads 1
 
-trajectories-architectures: $(VENV)/.all  ## the sets of ten images a class, seed 0, on other networks of width 16 (half an hour or less)
-	$(foreach network,mlp convnet4-narrow alexnet-narrow vgg11-narrow resnet18-narrow,$(foreach method,mtt ftd,$(call architecture,$(method),$(network))))
+trajectories-architectures: $(addprefix $(TRAJECTORIES)/,$(OTHERS))  ## the sets of ten images a class, seed 0, on other networks of width 16
 
-# method, network; one that diverges is said and left out
-define architecture
--$(FIELD) evaluate $(TRAJECTORIES)/$(1)-ipc10-0 --networks $(2) --baselines random --seeds 2 --lengths 50 200 --json $(TRAJECTORIES)/$(1)-ipc10-0/$(2).json
+# One that diverges is said and left out.
+$(addprefix $(TRAJECTORIES)/,$(OTHERS)): | $(VENV)/.all
+	-$(FIELD) evaluate $(@D) --networks $(basename $(@F)) --baselines random --seeds 2 --lengths 50 200 --json $@ --threads 1
 
-endef
-
-trajectories-report: $(VENV)/.all   ## all of the runs above in one report, and the errors along the experts by epoch (minutes)
-	$(FIELD) trajectories $(foreach ipc,1 10,$(foreach seed,0 1 2,$(foreach method,mtt ftd,$(TRAJECTORIES)/$(method)-ipc$(ipc)-$(seed)))) \
-		--experts $(TRAJECTORIES)/experts --out $(TRAJECTORIES)/report
+trajectories-report: $(VENV)/.all   ## all of the runs above in one report, and the errors along the experts by epoch
+	$(FIELD) trajectories $(call runs,mtt ftd,1) $(call runs,mtt ftd,10) --experts $(TRAJECTORIES)/experts --out $(TRAJECTORIES)/report
 
 trajectories-nas: $(VENV)/.all      ## 24 architectures ranked by a distilled set of ten images a class
 	$(FIELD) nas $(TRAJECTORIES)/mtt-ipc10-0 --widths 8 16 --depths 1 2 3 --activations relu --poolings max avg --norms none instance \
-		--epochs 3 --steps 200 --batch 64 --out $(TRAJECTORIES)/nas
+		--epochs 3 --steps 200 --batch 64 --out $(TRAJECTORIES)/nas --threads 1
 
 lint: $(VENV)/.all          ## style, types and import directions
 	$(BIN)/ruff check .

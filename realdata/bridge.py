@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from realdata.augment import Augment, Warp
+from realdata.compiled import compiler_here
 from realdata.lift import Tensors
 from realdata.ranks import ALONE, Ranks
-from realdata.second_order import StepDerivatives, compiler_here, derivatives, forward, leaf
+from realdata.second_order import StepDerivatives, derivatives, forward, leaf
 from realdata.streaming import Rows
 
 

@@ -65,8 +65,9 @@ def run(
     load = partial(_loaded, config, root, experts, device, finished)
     config, split, stored = ranks.first_does(load) or load()  # the first decodes and fits, the others find it done
     free = ("trajectory.recipe",) if finished else ()  # a finished run does not look at its experts again
+    backend = f"torch: {device}" if ranks.count == 1 else f"torch: {device}, {ranks.count} ranks"
     with ExitStack() as held:
-        open_ = partial(RunFolder.open, out, as_settings(config), resume=resume, free=free, backend=f"torch: {device}", seed=config.seed)
+        open_ = partial(RunFolder.open, out, as_settings(config), resume=resume, free=free, backend=backend, seed=config.seed)
         folder = ranks.first_does(lambda: held.enter_context(open_()))
         if split is None:
             return out / FOLDER

@@ -11,9 +11,6 @@ autograd   any network: double backward of L
 Both are exact. Compiled, everything between two contractions is fused; the first call of each batch size then takes tens of seconds.
 """
 
-import inspect
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from realdata.compiled import each, fused, replayed
 from realdata.lift import Tensors, lifted, uncovered
 
 PRODUCTS = ("auto", "fast", "autograd")
@@ -38,11 +36,6 @@ def leaf(x: Tensors) -> Tensors:
     return tuple(a.detach().requires_grad_() for a in x)
 
 
-def compiler_here(device: torch.device) -> bool:
-    """Whether code can be compiled for the device: on a processor that takes a C++ compiler ($CXX, g++ or clang++)."""
-    return device.type == "cuda" or any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
-
-
 @dataclass(frozen=True, eq=False)
 class StepDerivatives:
     """Derivatives of one step's loss; p is None where the batch carries logits.
@@ -57,57 +50,17 @@ class StepDerivatives:
     mixed: Callable[..., Tensors]
 
 
-def _map(f: Callable[[torch.Tensor], Any], x: Any) -> Any:
-    """f on every tensor of nested tuples; None stays."""
-    return None if x is None else tuple(_map(f, y) for y in x) if isinstance(x, tuple) else f(x)
-
-
 def _reverse(f: Callable[..., torch.Tensor], places: tuple[int, ...], *, compiled: bool) -> Callable[..., Any]:
     """The gradient of a scalar function in those of its arguments (tuples of tensors), by one reverse pass."""
     if compiled:
-        # Each network by itself; before torch 2.13 all of a process share a limit of 8.
-        apart: dict[str, Any] = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
         derivative = torch.func.grad(f, places)
-        whole = torch.compile(lambda *args: derivative(*args), fullgraph=True, dynamic=False, **apart)
-        return lambda *args: whole(*_map(torch.detach, args))
+        return fused(lambda *args: derivative(*args))
 
     def run(*args: Any) -> tuple[Tensors, ...]:
-        leaves = [leaf(a) if i in places else _map(torch.detach, a) for i, a in enumerate(args)]
+        leaves = [leaf(a) if i in places else each(torch.detach, a) for i, a in enumerate(args)]
         variables = [leaves[i] for i in places]
         flat = iter(torch.autograd.grad(f(*leaves), [v for group in variables for v in group]))
         return tuple(tuple(next(flat) for _ in group) for group in variables)
-
-    return run
-
-
-def _flat(x: Any) -> list[torch.Tensor]:
-    return [] if x is None else [z for y in x for z in _flat(y)] if isinstance(x, tuple) else [x]
-
-
-def _captured(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function recorded as one CUDA graph for each shape of its arguments, then replayed: one launch a call, no word to the host."""
-    recorded: dict[Any, tuple[Any, Any, Any]] = {}
-
-    def record(args: Any) -> tuple[Any, Any, Any]:
-        held, graph, beside = _map(lambda x: x.detach().clone(), args), torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(3):
-                function(*held)
-        torch.cuda.current_stream().wait_stream(beside)
-        with torch.cuda.graph(graph):
-            out = function(*held)
-        return graph, held, out
-
-    def run(*args: Any) -> Any:
-        shapes = _map(lambda x: (x.shape, x.dtype), args)
-        if shapes not in recorded:
-            recorded[shapes] = record(args)
-        graph, held, out = recorded[shapes]
-        for place, x in zip(_flat(held), _flat(args), strict=True):
-            place.copy_(x.detach())
-        graph.replay()
-        return _map(torch.clone, out)
 
     return run
 
@@ -156,5 +109,5 @@ def derivatives(module: nn.Module, product: str = "auto", *, compiled: bool = Fa
         gradient = _reverse(loss, (0,), compiled=compiled)
         both, mixed = _reverse(along, (0, 1), compiled=compiled), _reverse(along, (1,), compiled=compiled)
     if captured:
-        gradient, both, mixed = _captured(gradient), _captured(both), _captured(mixed)
+        gradient, both, mixed = replayed(gradient), replayed(both), replayed(mixed)
     return StepDerivatives(lambda *args: gradient(*args)[0], both, lambda *args: mixed(*args)[0])

@@ -16,6 +16,7 @@ from realdata import data
 from realdata.augment import Augment
 from realdata.baselines import random_rows
 from realdata.bridge import ModuleProblem, RealImages, Tensors
+from realdata.compiled import compiled_optimiser
 from realdata.config import DistillConfig
 from realdata.gradient_matching import ClassGradients
 from realdata.networks import convnet
@@ -180,7 +181,7 @@ def build(
         objective=objective,
         distiller=Distiller(
             config.windows(),
-            config.inner_optimiser(),
+            compiled_optimiser(config.inner_optimiser(), device) if compiled else config.inner_optimiser(),
             Adam(config.outer_lr),
             NormClip(),
             starts=config.inner_runs,

@@ -30,8 +30,8 @@ from torch import nn
 from realdata.augment import Augment
 from realdata.bridge import ModuleProblem, RealImages, Tensors
 from realdata.compare.probe import peak_bytes
+from realdata.compiled import compiled_optimiser, compiler_here
 from realdata.networks import ConvNetConfig, convnet
-from realdata.second_order import compiler_here
 from sims.lab.report import markdown_table, number
 from tests.benchmarks.test_second_order import interleaved
 from tests.oracles import relative_error
@@ -77,6 +77,7 @@ class Scene:
         self.labels = torch.arange(10).repeat_interleave(ipc)
         module = convnet(ConvNetConfig(width=size.width), (3, 32, 32), 10)
         self.problem = ModuleProblem(module, 10, ipc, self.labels, Augment("none"), dtype=dtype, compiled=compiled)
+        self.adam = compiled_optimiser(Adam(LR), CPU) if compiled else Adam(LR)
         images = torch.from_numpy(rng.standard_normal((size.real, 3, 32, 32))).to(dtype)
         self.real = RealImages(module, images, torch.from_numpy(rng.integers(0, 10, size.real)), size.real, Augment("none"))
         self.s = torch.from_numpy(rng.standard_normal((10 * ipc, 3, 32, 32))).to(dtype)
@@ -91,11 +92,11 @@ class Scene:
 
     def ours(self, start: int, length: int, cotangent: Callable[[Tensors], Tensors], laps: list[float]) -> torch.Tensor:
         """The meta-gradient by the reverse sweep; moments after the unroll and after the real batch are put into `laps`."""
-        tape = unroll(self.problem, Adam(LR), (self.s,), self.theta, self.draws, Window(start, start + length))
+        tape = unroll(self.problem, self.adam, (self.s,), self.theta, self.draws, Window(start, start + length))
         laps.append(time.perf_counter())
         lam = cotangent(tape.end.theta)
         laps.append(time.perf_counter())
-        return sweep(self.problem, Adam(LR), (self.s,), tape, lam).grad_s[0]
+        return sweep(self.problem, self.adam, (self.s,), tape, lam).grad_s[0]
 
     def warmed_up(self, start: int) -> tuple[nn.Module, torch.optim.Adam]:
         """The rival's network and optimiser after the plain steps."""
@@ -186,7 +187,6 @@ def memories(scene: Scene, size: Size, lengths: tuple[int, ...]) -> dict[str, fl
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("ipc", [1, 10])
 @pytest.mark.parametrize("size", SIZES)
 def test_outer_step_against_the_one_graph_unroll(benchmark: Any, size: str, ipc: int) -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from realdata.compiled import compiler_here
 from realdata.networks import network
-from realdata.second_order import compiler_here, derivatives
+from realdata.second_order import derivatives
 from tests.oracles import relative_error
 
 ROUNDS = {10: 20, 100: 8}
@@ -43,7 +44,6 @@ def peak_bytes(way: Callable[[], object]) -> int:
     return highest
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 @pytest.mark.parametrize("images", [10, 100])
 def test_product_as_a_multiple_of_the_plain_step(benchmark, images: int) -> None:
     module, drawn = network("convnet3", (3, 32, 32), 10), torch.Generator().manual_seed(0)

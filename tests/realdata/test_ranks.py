@@ -3,6 +3,7 @@
 Ranks are processes of their own that meet by gloo on this machine, the real batch of 40 images in chunks of 7 (so the last one is short).
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -120,6 +121,8 @@ def test_a_lost_rank_ends_in_one_line_and_the_run_goes_on_without_it(images: Pat
     assert state is not None
     assert state.outer.step in (2, 3)
     assert ranks(3, words, tmp_path) == ([0] * 3, [line, [], []])  # on another number of ranks
+    record = json.loads((tmp_path / "run" / "env.json").read_text())
+    assert [start["backend"] for start in (record, *record["resumed"])] == ["torch: cpu, 2 ranks", "torch: cpu, 3 ranks"]
     main(command(images, tmp_path / "whole", "--checkpoint-every", "100"))
     assert results(tmp_path / "run") == results(tmp_path / "whole")
 

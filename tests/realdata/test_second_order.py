@@ -12,9 +12,10 @@ from torch import nn
 
 from realdata.augment import Augment
 from realdata.bridge import Batch, ModuleProblem, Tensors
+from realdata.compiled import compiler_here
 from realdata.lift import uncovered
 from realdata.networks import ACTIVATIONS, NORMS, POOLINGS, ConvNetConfig, Norm, Residual, alexnet, convnet, lenet, mlp, resnet18, vgg11
-from realdata.second_order import compiler_here, derivatives, forward, leaf
+from realdata.second_order import derivatives, forward, leaf
 from tests.conformance import InnerProblemConformance, ProblemCase
 from tests.oracles import one_graph, relative_error
 from tests.realdata.test_bridge import CLASSES, batch_of, cross_entropy, jittered, problems
@@ -26,8 +27,6 @@ from theory.distill.truncation import Window
 SHAPE = (2, 16, 16)
 # For tests that run once for each family.
 FEWER = settings(max_examples=max(1, settings().max_examples // 4))
-# Raised inside torch by the first forward-mode derivative and by its compiler.
-TORCHS_OWN = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 
 
 def smooth_network() -> nn.Sequential:
@@ -82,7 +81,6 @@ def test_products_are_those_of_double_backward(family: str, data: st.DataObject,
     assert relative_error(problem.mixed(theta, s, xi, c), found[1]) <= 1e-12
 
 
-@TORCHS_OWN
 @pytest.mark.parametrize("family", FAMILIES)
 def test_products_are_the_transpose_of_forward_over_reverse(family: str):
     """<u, H c> + <v, M c> = <c, d/de g(theta + e u, S + e v)>, the right side by forward-mode derivatives."""
@@ -237,7 +235,6 @@ def test_rows_of_soft_labels_need_not_sum_to_one(rng: np.random.Generator):
     assert relative_error(h_c + m_c, by_double_backward(problem, theta, s, xi, c)) <= 1e-10
 
 
-@TORCHS_OWN
 @pytest.mark.skipif(not compiler_here(torch.device("cpu")), reason="no C++ compiler")
 def test_compiled_step_and_product_equal_the_plain_ones_and_compile_once():
     plain, compiled = (

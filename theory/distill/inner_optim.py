@@ -1,7 +1,8 @@
 """First-order optimisers as pure maps on (theta, slots), each with its adjoint.
 
 A step maps (theta_t, slots_t, g_t) to (theta_{t+1}, slots_{t+1}); t counts from 0 over the whole run, also when only a window of it
-is differentiated. The adjoint takes cotangents (lam, mu) of the outputs to cotangents of the inputs:
+is differentiated (an int, or a 0-d array where it is to be data for a compiler). The adjoint takes cotangents (lam, mu) of the outputs
+to cotangents of the inputs:
 
     lam'    cotangent of theta_t, the path through g_t left out (the caller adds (d g / d theta)^T c)
     mu'     cotangents of slots_t
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from array_api_compat import array_namespace
 
-from theory.distill.leaves import Leaves, add, axpy, dot, scale, zeros_like, zip_map
+from theory.distill.leaves import Array, Leaves, add, axpy, dot, scale, zeros_like, zip_map
 
 Slots: TypeAlias = tuple[Leaves, ...]
+Count: TypeAlias = int | Array
 
 
 class Cotangents(NamedTuple):
@@ -43,7 +45,7 @@ class InnerOptimiser(Protocol):
         """The slots before the first step."""
         ...
 
-    def step(self, theta: Leaves, slots: Slots, t: int, g: Leaves) -> tuple[Leaves, Slots]:
+    def step(self, theta: Leaves, slots: Slots, t: Count, g: Leaves) -> tuple[Leaves, Slots]:
         """(theta_{t+1}, slots_{t+1})."""
         ...
 
@@ -54,7 +56,7 @@ class InnerOptimiser(Protocol):
         """
         ...
 
-    def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
+    def adjoint(self, theta: Leaves, slots: Slots, t: Count, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
         """Cotangents at step t from those at step t + 1."""
         ...
 
@@ -82,13 +84,13 @@ class SGD:
     def init(self, theta: Leaves) -> Slots:
         return ()
 
-    def step(self, theta: Leaves, slots: Slots, t: int, g: Leaves) -> tuple[Leaves, Slots]:
+    def step(self, theta: Leaves, slots: Slots, t: Count, g: Leaves) -> tuple[Leaves, Slots]:
         return axpy(-self.lr, axpy(self.weight_decay, theta, g), theta), ()
 
     def recovered(self, theta: Leaves, slots: Slots, slots_next: Slots) -> None:
         return None  # lr g is the small difference of two theta: too much of it would be rounding
 
-    def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
+    def adjoint(self, theta: Leaves, slots: Slots, t: Count, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
         d_lr = -dot(lam, axpy(self.weight_decay, theta, g))
         return Cotangents(scale(1.0 - self.lr * self.weight_decay, lam), (), scale(-self.lr, lam), d_lr)
 
@@ -111,14 +113,14 @@ class Momentum:
     def _velocity(self, theta: Leaves, slots: Slots, g: Leaves) -> Leaves:
         return axpy(self.momentum, slots[0], axpy(self.weight_decay, theta, g))
 
-    def step(self, theta: Leaves, slots: Slots, t: int, g: Leaves) -> tuple[Leaves, Slots]:
+    def step(self, theta: Leaves, slots: Slots, t: Count, g: Leaves) -> tuple[Leaves, Slots]:
         v = self._velocity(theta, slots, g)
         return axpy(-self.lr, v, theta), (v,)
 
     def recovered(self, theta: Leaves, slots: Slots, slots_next: Slots) -> Leaves:
         return axpy(-self.weight_decay, theta, axpy(-self.momentum, slots[0], slots_next[0]))
 
-    def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
+    def adjoint(self, theta: Leaves, slots: Slots, t: Count, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
         c = axpy(-self.lr, lam, mu[0])
         d_lr = -dot(lam, self._velocity(theta, slots, g))
         return Cotangents(axpy(self.weight_decay, c, lam), (scale(self.momentum, c),), c, d_lr)
@@ -151,20 +153,20 @@ class Adam:
         v = zip_map(lambda v, x: self.b2 * v + (1.0 - self.b2) * x * x, slots[1], g)
         return m, v
 
-    def _direction(self, moments: Slots, t: int) -> tuple[Leaves, Leaves, Leaves]:
+    def _direction(self, moments: Slots, t: Count) -> tuple[Leaves, Leaves, Leaves]:
         """(mhat, sqrt(vhat), mhat / (sqrt(vhat) + eps))."""
         mhat = scale(1.0 / (1.0 - self.b1 ** (t + 1)), moments[0])
         root = zip_map(lambda v: array_namespace(v).sqrt(v / (1.0 - self.b2 ** (t + 1))), moments[1])
         return mhat, root, zip_map(lambda a, b: a / (b + self.eps), mhat, root)
 
-    def step(self, theta: Leaves, slots: Slots, t: int, g: Leaves) -> tuple[Leaves, Slots]:
+    def step(self, theta: Leaves, slots: Slots, t: Count, g: Leaves) -> tuple[Leaves, Slots]:
         moments = self._moments(slots, g)
         return axpy(-self.lr, self._direction(moments, t)[2], theta), moments
 
     def recovered(self, theta: Leaves, slots: Slots, slots_next: Slots) -> Leaves:
         return scale(1.0 / (1.0 - self.b1), axpy(-self.b1, slots[0], slots_next[0]))
 
-    def adjoint(self, theta: Leaves, slots: Slots, t: int, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
+    def adjoint(self, theta: Leaves, slots: Slots, t: Count, g: Leaves, lam: Leaves, mu: Slots) -> Cotangents:
         moments = self._moments(slots, g)
         mhat, root, direction = self._direction(moments, t)
         m_bar = zip_map(lambda a, q, b: a - self.lr * q / ((1.0 - self.b1 ** (t + 1)) * (b + self.eps)), mu[0], lam, root)
