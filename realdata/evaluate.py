@@ -48,7 +48,8 @@ class Evaluation:
     """Comma-separated: random, herding, kmeans (real images nearest to the centres), means (the centres), all on transformed pixels; empty
     for none."""
     networks: str = OWN
-    """Comma-separated: own (that of the distillation), convnet3, convnet4, convnet5, mlp, lenet, alexnet, vgg11, resnet18."""
+    """Comma-separated: own (that of the distillation), convnet3, convnet4, convnet5, mlp, lenet, alexnet, vgg11, resnet18, or
+    those but lenet and mlp with -narrow (width 16)."""
     seeds: int = 5
     """Fresh networks a set, and draws of each baseline."""
     lengths: tuple[int, ...] = ()

@@ -140,7 +140,7 @@ class Task:
 
 def check(config: DistillConfig, split: Split) -> None:
     """Refuses what a configuration and its data set do not allow together."""
-    if config.real_batch > len(split.fitted):
+    if not config.trajectories and config.real_batch > len(split.fitted):
         raise RunError(f"the real batch must lie in [1, {len(split.fitted)}]: real_batch={config.real_batch}")
     smallest = int(np.bincount(split.fitted.labels).min())
     if config.init == "real" and config.ipc > smallest:

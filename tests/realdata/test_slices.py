@@ -15,7 +15,7 @@ SLICES = {
 }
 SHARED = "--network.width 4 --threads 1"
 EXPERTS = "--count 2 --epochs 3 --quality.measured 1 --quality.snapshots 2 --quality.images 20"
-LOOP = "--trajectory.experts 2 --trajectory.high 2 --horizon 3 --outer-steps 2 --trajectory.curve-steps 2 --real-batch 100"
+LOOP = "--trajectory.experts 2 --trajectory.high 2 --horizon 3 --outer-steps 2 --trajectory.curve-steps 2"
 CURVE = "--curve-every 2 --curve-networks 1 --curve-images 40"
 
 

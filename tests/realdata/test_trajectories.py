@@ -175,7 +175,7 @@ def test_the_pace_that_matches_training_losses_is_found(rng: np.random.Generator
 
 def distil_words(root: Path, store: Path, out: Path, method: str, seed: int) -> list[str]:
     loop = "--init real --inner sgd --inner-lr 0.05 --horizon 3 --outer-steps 2 --curve-every 2 --curve-networks 1 --curve-images 20"
-    more = "--trajectory.experts 2 --trajectory.high 2 --trajectory.length 1 --trajectory.curve-steps 2 --real-batch 100 --augment none"
+    more = "--trajectory.experts 2 --trajectory.high 2 --trajectory.length 1 --trajectory.curve-steps 2 --augment none"
     place = ["--root", str(root), "--experts", str(store), "--out", str(out), "--method", method, "--seed", str(seed)]
     return ["distill", "--dataset", "mnist", *place, *NETWORK.split(), *loop.split(), *more.split()]
 

@@ -136,7 +136,7 @@ def test_gradient_matching_is_the_slope_of_the_cosine_distances(name: str):
 
 def words(root: Path, out: Path, experts: Path | None, *more: str) -> list[str]:
     small = "--transform standardise --network.depth 2 --network.width 3 --init real --inner sgd --inner-lr 0.02 --horizon 3"
-    curve = "--outer-steps 4 --curve-every 2 --curve-networks 2 --curve-images 20 --trajectory.curve-steps 3 --real-batch 100"
+    curve = "--outer-steps 4 --curve-every 2 --curve-networks 2 --curve-images 20 --trajectory.curve-steps 3"
     segments = "--trajectory.experts 2 --trajectory.high 2 --trajectory.length 1"
     given = [] if experts is None else ["--experts", str(experts)]
     fixed = [*small.split(), *curve.split(), *segments.split(), "--threads", "1", "--checkpoint-every", "1"]
@@ -298,7 +298,7 @@ def test_datm_s_first_set_is_understood_by_experts(experts: dict[str, Path]):
 
 
 def test_gradient_matching_runs_without_experts(root: Path, tmp_path: Path):
-    main(words(root, tmp_path, None, "--method", "dc", "--window", "2", "--outer-lr", "0.1", "--inner-lr", "0.1"))
+    main(words(root, tmp_path, None, "--method", "dc", "--window", "2", "--real-batch", "100", "--outer-lr", "0.1", "--inner-lr", "0.1"))
     state = read_checkpoint(tmp_path, CPU)
     assert state is not None
     assert state.curve[-1].loss is not None
