@@ -35,9 +35,15 @@ from sims.lab.files import RunError, atomic_write, toml_text
 from sims.lab.progress import progress
 from sims.lab.report import Cell, terminal_table
 from sims.lab.run import RunFolder
+from theory.distill.inner_optim import InnerOptimiser, Momentum
 
 HEADERS = ("network", "set", "test %", "std nets", "std draws", "runs", "steps", "held-out %", "- random")
 OWN = "own"
+EPOCHS, FULL_EPOCHS, BATCH = (
+    1001,
+    502,
+    256,
+)  # of MTT's released code, which FTD's keeps (epochs 0 to 1000, the step size falls after epoch 501)
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,21 @@ class Evaluation:
     """Training lengths to choose from on held-out images, in steps; 1, 2 and 5 times that of the distillation's measurements by default."""
     shared: bool = False
     """One draw of a warp for a whole batch (Siamese), not one an image."""
+    published: bool = False
+    """For sets with a step size of their own: the protocol of MTT and FTD, 1001 epochs in batches of 256, a tenth of the step size after 502."""
 
     def __post_init__(self) -> None:
-        self.protocol(horizon=1)
+        if self.published and self.lengths:
+            raise RunError(f"the published protocol has one length: leave out --lengths {' '.join(map(str, self.lengths))}")
+        self.protocol(horizon=1, images=1)
         baselines(self.baselines)
         self.network_names()
 
-    def protocol(self, horizon: int) -> Protocol:
-        """The rules these options stand for, for a set whose distillation judged it by networks trained `horizon` steps."""
+    def protocol(self, horizon: int, images: int) -> Protocol:
+        """The rules these options stand for, for a set of so many images whose distillation judged it by networks trained `horizon` steps."""
+        if self.published:
+            epoch = -(-images // BATCH)
+            return Protocol((EPOCHS * epoch,), networks=self.seeds, draws=self.seeds, drop=FULL_EPOCHS * epoch)
         return Protocol(self.lengths or (horizon, 2 * horizon, 5 * horizon), networks=self.seeds, draws=self.seeds)
 
     def network_names(self) -> tuple[str, ...]:
@@ -93,7 +106,9 @@ class Sets:
 def run(place: Path, root: Path, evaluation: Evaluation, runtime: Runtime, target: Path | None = None) -> Path:
     """Evaluates the set in `place` (artefact or run folder), prints the table and gives the path of the JSON file back."""
     distilled = read_set(place)
-    protocol = evaluation.protocol(distilled.config.judging(distilled.optimiser().lr)[1])
+    if evaluation.published and distilled.step_size is None:
+        raise RunError(f"the published protocol trains with the set's own step size, and {find_set(place)} has none: leave out --published")
+    protocol = evaluation.protocol(distilled.config.judging(distilled.optimiser().lr)[1], len(distilled.images))
     device = device_named(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -132,20 +147,30 @@ def measure(
         arms = []
         for name in names:
             for kind, sets in kinds.items():
-                problem = _problem(distilled, name, sets.labels, evaluation.shared, device)
+                problem = _problem(distilled, name, sets.labels, evaluation, device)
                 part = shelf.part(name)
-                arms.append((name, train_arm(kind, problem, distilled.optimiser(), sets, held_out, protocol, bar, part)))
+                arms.append((name, train_arm(kind, problem, _optimiser(distilled, evaluation), sets, held_out, protocol, bar, part)))
         test = on_device(distilled.transform, data.load(distilled.config.dataset, root, "test"), device)
         return [(name, judge(arm, test, bar)) for name, arm in arms]
 
 
-def _problem(distilled: DistilledSet, name: str, labels: torch.Tensor | None, shared: bool, device: torch.device) -> ModuleProblem:
+def _problem(
+    distilled: DistilledSet, name: str, labels: torch.Tensor | None, evaluation: Evaluation, device: torch.device
+) -> ModuleProblem:
     """Training the network called `name` on the set."""
     problem = training_problem(distilled.config, labels, device)
     if name != OWN:
         shape = data.source(distilled.config.dataset).shape
         problem = replace(problem, module=network(name, shape, len(distilled.classes)))
-    return replace(problem, augment=replace(problem.augment, shared=shared))
+    if evaluation.published:
+        count = len(distilled.images)
+        problem = replace(problem, batch_per_class=None, classes_per_step=None, batch=BATCH if count > BATCH else None)
+    return replace(problem, augment=replace(problem.augment, shared=evaluation.shared))
+
+
+def _optimiser(distilled: DistilledSet, evaluation: Evaluation) -> InnerOptimiser:
+    own = distilled.optimiser()
+    return Momentum(own.lr, 0.9, 5e-4) if evaluation.published else own
 
 
 def _own_sets(distilled: DistilledSet, device: torch.device) -> Iterator[tuple[str, Sets]]:
@@ -176,15 +201,16 @@ def _sets(count: int, labels: torch.Tensor, images: Callable[[int], np.ndarray],
 
 def protocol_lines(distilled: DistilledSet, evaluation: Evaluation, protocol: Protocol) -> str:
     """The rules in words, before any result."""
-    c, cpu, optimiser = distilled.config, torch.device("cpu"), distilled.optimiser()
+    c, cpu, optimiser = distilled.config, torch.device("cpu"), _optimiser(distilled, evaluation)
     own = f"own = ConvNet depth {c.network.depth}, width {c.network.width}, {c.network.norm} norm"
-    sizes = {name: parameter_count(_problem(distilled, name, None, False, cpu).module) for name in evaluation.network_names()}
+    sizes = {name: parameter_count(_problem(distilled, name, None, evaluation, cpu).module) for name in evaluation.network_names()}
     warps = f"warps {augmentation(c).name}{', one draw a batch' if evaluation.shared else ''}"
+    drop = "" if protocol.drop is None else f" (published, a tenth of the learning rate after {protocol.drop})"
     lines = (
         f"protocol: networks {', '.join(f'{name} ({size} parameters)' for name, size in sizes.items())}; {own}",
         f"{type(optimiser).__name__} with learning rate {optimiser.lr:.6g}, {warps}; {len(distilled.images)} images ({c.ipc} per class), "
         f"{protocol.networks} fresh networks a set, {protocol.draws} draws of each baseline (herding draws nothing: one)",
-        f"training length out of {', '.join(map(str, protocol.lengths))} steps, chosen for each network and kind of set on at most "
+        f"training length out of {', '.join(map(str, protocol.lengths))} steps{drop}, chosen for each network and kind of set on at most "
         f"{protocol.held_out_images} held-out training images; test split read once, after that",
     )
     return "\n          ".join(lines)

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,11 +30,24 @@ from theory.distill.problem import Diverged
 JUDGE_CHUNK = 128  # images judged at a time
 
 
-def train(problem: ModuleProblem, optimiser: InnerOptimiser, s: Tensors, rng: np.random.Generator, lengths: Sequence[int]) -> list[Tensors]:
-    """One fresh network trained on S: its parameters after each of the increasing `lengths`, in steps."""
+def train(
+    problem: ModuleProblem,
+    optimiser: InnerOptimiser,
+    s: Tensors,
+    rng: np.random.Generator,
+    lengths: Sequence[int],
+    drop: int | None = None,
+) -> list[Tensors]:
+    """One fresh network trained on S: its parameters after each of the increasing `lengths`, in steps.
+
+    After `drop` steps the step size is a tenth, and the optimiser's slots begin anew.
+    """
     theta = problem.init(rng)
     slots, kept = optimiser.init(theta), []
     for t in range(max(lengths)):
+        if t == drop:
+            optimiser = replace(cast(Any, optimiser), lr=0.1 * optimiser.lr)
+            slots = optimiser.init(theta)
         theta, slots = optimiser.step(theta, slots, t, problem.gradient(theta, s, problem.draw(rng)))
         if t + 1 in lengths:
             kept.append(theta)
@@ -66,6 +79,8 @@ class Protocol:
     held_out_images: int = 2000
     """Held-out training images that choose the length."""
     seed: int = 0
+    drop: int | None = None
+    """Steps after which the step size is a tenth; never by default."""
 
     def __post_init__(self) -> None:
         if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 1:
@@ -161,7 +176,7 @@ def train_arm(
             network = shelf.get(_key(name, j, k), problem.device)
             if network is None:
                 s = sets[j] if s is None else s
-                kept = train(problem, optimiser, s, np.random.default_rng((protocol.seed, j, k)), protocol.lengths)
+                kept = train(problem, optimiser, s, np.random.default_rng((protocol.seed, j, k)), protocol.lengths, protocol.drop)
                 scores = [accuracy(problem, theta, held_out) for theta in kept]
                 network = shelf.put(_key(name, j, k), Network(scores, dict(zip(protocol.lengths, kept, strict=True))))
                 bar.advance(note=name)

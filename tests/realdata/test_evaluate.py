@@ -10,8 +10,10 @@ import pytest
 from realdata import data, evaluate, protocol
 from realdata.__main__ import main
 from realdata.artefact import read_set
+from realdata.evaluate import Evaluation
 from realdata.protocol import Result
 from tests.realdata.sets import distilled_set, write_arrays, write_run
+from theory.distill.inner_optim import Momentum
 
 NETWORKS = ("own", "mlp")
 KINDS = {"distilled": 1, "distilled-hard": 1, "ema": 1, "ema-hard": 1, "random": 2, "herding": 1, "kmeans": 2}
@@ -146,6 +148,34 @@ def test_stopped_at_any_network_it_goes_on(
     assert (trained, judged) == ([networks], [networks])
     assert stored(target) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_published_protocol(
+    tmp_path: Path, scene: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    assert Evaluation(published=True).protocol(horizon=7, images=256).lengths == (1001,)
+    assert Evaluation(published=True).protocol(horizon=7, images=257).drop == 2 * 502
+    distilled = distilled_set(np.random.default_rng(1))
+    object.__setattr__(distilled, "step_size", 0.37)
+    write_run(tmp_path / "run", distilled)
+    seen: list[tuple[Any, ...]] = []
+
+    def noted(name: str, problem: Any, optimiser: Any, sets: Any, held_out: Any, protocol: Any, *rest: Any) -> Any:
+        seen.append((problem.batch, optimiser, protocol.lengths, protocol.drop))
+        return arm(name, problem, optimiser, sets, held_out, protocol, *rest)
+
+    arm = evaluate.train_arm
+    monkeypatch.setattr(evaluate, "train_arm", noted)
+    monkeypatch.setattr(evaluate, "EPOCHS", 5)
+    monkeypatch.setattr(evaluate, "FULL_EPOCHS", 3)
+    monkeypatch.setattr(evaluate, "BATCH", 6)
+    asked = ["--baselines", "", "--published", "--seeds", "1", "--threads", "1"]
+    main(["evaluate", str(tmp_path / "run"), "--root", str(scene[0]), "--json", str(tmp_path / "result.json"), *asked])
+    assert seen == [(6, Momentum(0.37, 0.9, 5e-4), (10,), 6)]  # 8 images: two batches an epoch
+    for run, more, words_seen in ((scene[1], [], "step size"), (tmp_path / "run", ["--lengths", "4"], "one length")):
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(run), "--root", str(scene[0]), *asked, *more])
+        assert words_seen in capfd.readouterr().err
 
 
 def test_unknown_networks_are_refused(scene: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]):

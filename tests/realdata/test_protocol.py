@@ -17,7 +17,7 @@ from sims.lab.files import RunError
 from sims.lab.progress import Silent
 from tests.strategies import seeds
 from theory.distill.adjoint import unroll
-from theory.distill.inner_optim import SGD, Adam
+from theory.distill.inner_optim import SGD, Adam, Momentum
 from theory.distill.problem import Diverged
 from theory.distill.truncation import Window
 
@@ -40,6 +40,20 @@ def test_training_keeps_the_parameters_of_each_length(seed: int, lengths: set[in
     for length, mine in zip(ordered, kept, strict=True):
         theirs = unroll(problem, optimiser, S, theta, noises, Window(length - 1, length)).end.theta
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_the_step_size_drops_once_and_the_slots_begin_anew():
+    problem, kept = a_problem(), train(a_problem(), Momentum(0.1, 0.9), S, np.random.default_rng(1), (3, 7), drop=3)
+    rng = np.random.default_rng(1)
+    theta = problem.init(rng)
+    for optimiser, steps in ((Momentum(0.1, 0.9), 3), (Momentum(0.1 * 0.1, 0.9), 4)):
+        slots = optimiser.init(theta)
+        for t in range(steps):
+            theta, slots = optimiser.step(theta, slots, t, problem.gradient(theta, S, problem.draw(rng)))
+    assert all(torch.equal(a, b) for a, b in zip(kept[1], theta, strict=True))
+    undisturbed = train(a_problem(), Momentum(0.1, 0.9), S, np.random.default_rng(1), (3, 7))
+    assert all(torch.equal(a, b) for a, b in zip(kept[0], undisturbed[0], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(kept[1], undisturbed[1], strict=True))
 
 
 def test_accuracy_counts_hits():
