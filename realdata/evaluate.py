@@ -39,11 +39,8 @@ from theory.distill.inner_optim import InnerOptimiser, Momentum
 
 HEADERS = ("network", "set", "test %", "std nets", "std draws", "runs", "steps", "held-out %", "- random")
 OWN = "own"
-EPOCHS, FULL_EPOCHS, BATCH = (
-    1001,
-    502,
-    256,
-)  # of MTT's released code, which FTD's keeps (epochs 0 to 1000, the step size falls after epoch 501)
+# MTT's released code, which FTD's keeps: epochs 0 to 1000, the step size falls after epoch 501.
+EPOCHS, FULL_EPOCHS, BATCH = 1001, 502, 256
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,8 @@ class Evaluation:
     shared: bool = False
     """One draw of a warp for a whole batch (Siamese), not one an image."""
     published: bool = False
-    """For sets with a step size of their own: the protocol of MTT and FTD, 1001 epochs in batches of 256, a tenth of the step size after 502."""
+    """For sets with a step size of their own: the protocol of MTT and FTD, momentum 0.9, weight decay 5e-4, 1001 epochs in batches of 256
+    (drawn anew for each step, here), a tenth of the step size and new momentum after 502."""
 
     def __post_init__(self) -> None:
         if self.published and self.lengths:
@@ -73,7 +71,7 @@ class Evaluation:
         self.network_names()
 
     def protocol(self, horizon: int, images: int) -> Protocol:
-        """The rules these options stand for, for a set of so many images whose distillation judged it by networks trained `horizon` steps."""
+        """The rules these options stand for, for a set of so many images whose distillation judged networks trained `horizon` steps."""
         if self.published:
             epoch = -(-images // BATCH)
             return Protocol((EPOCHS * epoch,), networks=self.seeds, draws=self.seeds, drop=FULL_EPOCHS * epoch)
