@@ -20,6 +20,7 @@ import numpy as np
 from realdata.artefact import DistilledSet, find_set, read_set
 from realdata.compare.report import t_interval, verdict
 from realdata.config import stored_config
+from realdata.evaluate import OWN
 from realdata.trajectory import SHARED
 from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
@@ -140,8 +141,9 @@ def _methods(runs: Sequence[Finished]) -> list[str]:
 
 
 def _kinds(runs: Sequence[Finished]) -> list[tuple[int, str, str]]:
-    """Every (size, network, kind of set), sizes in order."""
-    return list(dict.fromkeys((run.ipc, *name) for run in sorted(runs, key=lambda run: run.ipc) for name in run.accuracies))
+    """Every (size, network, kind of set), sizes in order, the network that the sets were made with first."""
+    names = dict.fromkeys((run.ipc, *name) for run in runs for name in run.accuracies)
+    return sorted(names, key=lambda name: (name[0], name[1] != OWN))
 
 
 def _by_seed(runs: Sequence[Finished], method: str, ipc: int, network: str, kind: str) -> dict[int, float]:
