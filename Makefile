@@ -48,7 +48,7 @@ OTHERS := $(foreach network,mlp convnet4-narrow alexnet-narrow vgg11-narrow resn
 trajectories-experts: trajectories-experts-mtt trajectories-experts-ftd  ## six plain and six flat experts with their quality
 
 trajectories-experts-%: $(VENV)/.all
-	$(FIELD) experts --preset $*-cpu --store $(TRAJECTORIES)/experts --threads 1 $(if $(filter ftd,$*),--pace $(PACE))
+	$(FIELD) experts --preset $*-cpu --store $(TRAJECTORIES)/experts --measured 6 --threads 1 $(if $(filter ftd,$*),--pace $(PACE))
 
 trajectories-ipc1: $(addsuffix /evaluation.json,$(call runs,mtt ftd,1))  ## MTT and FTD, one image a class, three seeds, beside random images
 
@@ -65,10 +65,10 @@ trajectories-architectures: $(addprefix $(TRAJECTORIES)/,$(OTHERS))  ## the sets
 $(addprefix $(TRAJECTORIES)/,$(OTHERS)): | $(VENV)/.all
 	-$(FIELD) evaluate $(@D) --networks $(basename $(@F)) --baselines random --seeds 2 --lengths 50 200 --json $@ --threads 1
 
-trajectories-report: $(VENV)/.all   ## all of the runs above in one report, and the errors along the experts by epoch
+trajectories-report: trajectories-ipc1 trajectories-ipc10  ## all of the runs above in one report, and the errors along the experts by epoch
 	$(FIELD) trajectories $(call runs,mtt ftd,1) $(call runs,mtt ftd,10) --experts $(TRAJECTORIES)/experts --out $(TRAJECTORIES)/report
 
-trajectories-nas: $(VENV)/.all      ## 24 architectures ranked by a distilled set of ten images a class
+trajectories-nas: $(TRAJECTORIES)/mtt-ipc10-0/evaluation.json  ## 24 architectures ranked by a distilled set of ten images a class
 	$(FIELD) nas $(TRAJECTORIES)/mtt-ipc10-0 --widths 8 16 --depths 1 2 3 --activations relu --poolings max avg --norms none instance \
 		--epochs 3 --steps 200 --batch 64 --out $(TRAJECTORIES)/nas --threads 1
 

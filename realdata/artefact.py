@@ -20,7 +20,8 @@ from sims.lab.store import package_version
 from theory.distill.inner_optim import InnerOptimiser
 
 FOLDER = "distilled"  # the artefact's place in a run folder
-TENSORS = ("images", "labels", "step_size", "images_ema")
+OPTIONAL = ("step_size", "images_ema", "step_size_ema")
+TENSORS = ("images", "labels", *OPTIONAL)
 
 CARD = """# {title}
 
@@ -28,7 +29,7 @@ A synthetic training set: a network trained on these {count} images alone classi
 
 | | |
 |---|---|
-| method | {method}, T = {horizon}, M = {window}, {steps} outer steps, seed {seed} |
+| method | {method}, T = {horizon}, {reach}, {steps} outer steps, seed {seed} |
 | network | ConvNet depth {depth}, width {width}, {norm} norm, {pooling} pooling: {parameters} parameters |
 | training on it | {inner}, learning rate {inner_lr}, warps: {augment} |
 | storage | {floats} floats of images, {label_floats} of labels |
@@ -64,7 +65,8 @@ class DistilledSet:
     labels     (n,) int64 or (n, classes) probabilities
     classes    their names; those of the data set by default
     step_size  learned learning rate of training on the set, None: the configuration's
-    images_ema the running average (EMA) of the images, shaped as they are, None where the run kept none
+    images_ema the running average (EMA) of the images, shaped as they are, None where the run kept none; chosen by itself
+    step_size_ema  the learned learning rate of training on that
     """
 
     images: np.ndarray
@@ -74,6 +76,7 @@ class DistilledSet:
     classes: tuple[str, ...] = ()
     step_size: float | None = None
     images_ema: np.ndarray | None = None
+    step_size_ema: float | None = None
 
     def __post_init__(self) -> None:
         known = source(self.config.dataset)
@@ -87,17 +90,19 @@ class DistilledSet:
             raise RunError(f"{self.config.dataset} has {classes} classes, the distilled set names {len(self.classes)}")
         if self.images_ema is not None and self.images_ema.shape != self.images.shape:
             raise RunError(f"images_ema {self.images_ema.shape} must be shaped as the images {self.images.shape}")
-        if self.step_size is not None:
-            positive(step_size=self.step_size)
+        for name in ("step_size", "step_size_ema"):
+            if (value := getattr(self, name)) is not None:
+                positive(**{name: value})
 
-    def optimiser(self) -> InnerOptimiser:
-        """The optimiser of training on the set, as in the measurements of its distillation."""
-        rate = self.config.inner_lr if self.step_size is None else self.step_size
+    def optimiser(self, average: bool = False) -> InnerOptimiser:
+        """The optimiser of training on the set, or on the running average, as in the measurements of its distillation."""
+        own = self.config.inner_lr if self.step_size is None else self.step_size
+        rate = self.step_size_ema if average and self.step_size_ema is not None else own
         return replace(cast(Any, self.config.judging(rate)[0]), lr=rate)
 
     def data(self) -> dict[str, np.ndarray]:
         """The tensors of data.safetensors."""
-        optional = {"step_size": self.step_size, "images_ema": self.images_ema}
+        optional = {name: getattr(self, name) for name in OPTIONAL}
         return {"images": self.images, "labels": self.labels} | {name: np.asarray(x) for name, x in optional.items() if x is not None}
 
 
@@ -120,7 +125,7 @@ def write_set(place: Path, distilled: DistilledSet, best: CurvePoint | None, poi
         dataset=config.dataset,
         method=config.method,
         horizon=config.horizon,
-        window=config.horizon if config.method == "bptt" else config.window,
+        reach=_reach(config),
         steps=config.outer_steps,
         seed=config.seed,
         depth=config.network.depth,
@@ -145,6 +150,14 @@ def write_set(place: Path, distilled: DistilledSet, best: CurvePoint | None, poi
     tensors = {"data.safetensors": distilled.data(), "transform.safetensors": distilled.transform.tensors()}
     settings = as_settings(config) | {"classes": list(distilled.classes)}
     return write_artefact(place, tensors, card, settings, {"grid.png": figures.render(grid, "png")}, replace=True)
+
+
+def _reach(config: DistillConfig) -> str:
+    """What of its T steps a method differentiates or matches, for the card."""
+    t = config.trajectory
+    if config.trajectories:
+        return f"{t.experts} experts, M = {t.length} of their epochs from starts below {t.high}"
+    return f"M = {config.horizon if config.method == 'bptt' else config.window}"
 
 
 def find_set(place: Path) -> Path:
@@ -173,6 +186,7 @@ def read_set(place: Path) -> DistilledSet:
             tuple(map(str, classes)),
             None if step is None else float(step),
             data.get("images_ema"),
+            None if (average_step := data.get("step_size_ema")) is None else float(average_step),
         )
     except (RunError, TypeError) as error:
         raise RunError(f"{folder}: {error}") from error

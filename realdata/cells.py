@@ -9,9 +9,9 @@ The subsets of ImageNet share a cell: imagenette unless --dataset names another.
 
 Where sources conflict or are silent: MTT at CIFAR-10 with 10 images also goes by (1e4 or 1e5, 1e-4, 1e-2) for the three rates, the subsets
 of ImageNet also by 1e3 for the images; FTD's ZCA is known for 10 images alone and MTT's elsewhere; FTD's step size for the subsets is given
-as 0.01 and 0.001, and 0.01 taken. Ours, not theirs: whitening as in `realdata.preprocess`, a tenth of the training images held out, partial
-batches drawn anew at every step (theirs pass through the set), a learned logarithm of the step size. FTD's flat experts are those of its
-released code (GSAM with the adaptive ball); its equations have the Euclidean one.
+as 0.01 and 0.001, and 0.01 taken. Ours, not theirs: a tenth of the training images held out, partial batches drawn anew at every step
+(theirs pass through the set), a step size that stays positive and at most doubles or halves in an update. FTD's flat experts are those of
+its released code (GSAM with the adaptive ball); its equations have the Euclidean one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -64,6 +64,7 @@ FTD = {
 }
 DEPTH = {"cifar10": 3, "cifar100": 3, "tiny-imagenet": 4, "imagenette": 5}
 RHO = 0.01  # FTD's radius, everywhere
+PRINTED = {name: f"published-{name}" for name in ("cifar10", "cifar100", "tiny-imagenet")}
 
 Settings = Mapping[str, Any]
 
@@ -71,7 +72,8 @@ Settings = Mapping[str, Any]
 def _both(dataset: str, cell: Cell) -> dict[str, Any]:
     """What experts and distillation share."""
     network = {"depth": DEPTH[dataset], "width": 128}
-    return {"dataset": dataset, "transform": "zca" if cell.zca else "standardise", "network": network, "chunk": 512}
+    transform = "zca-mtt" if cell.zca else PRINTED.get(dataset, "published-imagenet")
+    return {"dataset": dataset, "transform": transform, "network": network, "chunk": 512}
 
 
 def _experts(dataset: str, cell: Cell) -> Settings:

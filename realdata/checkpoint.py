@@ -24,7 +24,7 @@ from theory.distill.distiller import OuterState
 from theory.distill.stages import Stage, StageState
 
 FILE = "checkpoint.safetensors"
-FORMAT = 3
+FORMAT = 4
 DAMAGE = (SafetensorError, OSError, KeyError, TypeError, ValueError)  # what reading a damaged file may raise
 
 
@@ -53,12 +53,17 @@ class RunState:
     seconds: float = 0.0
     """Working time so far, over all starts; the one entry that two runs of one configuration do not share."""
     best_average: Tensors | None = None
-    """The running average of the images that belongs to `best`."""
+    """The best running average of the images, with the rest of S at its step."""
 
     @property
     def best_point(self) -> CurvePoint:
-        """The measurement with the best set or running average: the highest mean of either, the earliest of equals."""
-        return max(self.curve, key=lambda point: max(point.mean, point.ema_mean or 0.0))
+        """The measurement with the best set: the highest mean, the earliest of equals. Averages play no part in it."""
+        return max(self.curve, key=lambda point: point.mean)
+
+    @property
+    def best_average_point(self) -> CurvePoint | None:
+        """The measurement with the best running average, None where none is kept."""
+        return max((point for point in self.curve if point.ema_mean is not None), key=lambda point: point.ema_mean or 0.0, default=None)
 
 
 def write_checkpoint(folder: Path, state: RunState) -> None:

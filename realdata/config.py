@@ -233,6 +233,8 @@ class DistillConfig:
             raise RunError(f"one expert, or the profile of the current run, stands for one start: starts={self.starts}, use --starts 1")
         if self.method == "datm" and not self.learn_labels:
             raise RunError("datm learns the labels: --learn-labels")
+        if self.learn_labels and self.trajectory.ema is not None:
+            raise RunError("the running average is one of images under fixed labels: leave out --trajectory.ema or --learn-labels")
         if self.trajectories and self.inner != "sgd":
             raise RunError(f"{self.method} trains on the set by plain gradient descent: inner={self.inner}, use --inner sgd")
         size, batch = self.ipc * len(source(self.dataset).classes), self.trajectory.batch
@@ -296,6 +298,14 @@ class DistillConfig:
         if self.trajectories:
             return Momentum(lr, 0.9, 5e-4), self.trajectory.curve_steps
         return self.inner_optimiser(), self.horizon
+
+    @property
+    def rates(self) -> str:
+        """The options that a run which diverges may lower, with their values."""
+        t = self.trajectory
+        if self.trajectories:
+            return f"--trajectory.image-lr (now {t.image_lr}), --trajectory.step-lr (now {t.step_lr}) or --inner-lr (now {self.inner_lr})"
+        return f"--outer-lr (now {self.outer_lr}) or --inner-lr (now {self.inner_lr})"
 
     def inner_optimiser(self) -> InnerOptimiser:
         """The optimiser of training on the set, in distillation and in evaluation."""

@@ -32,7 +32,7 @@ from realdata.data import cache_folder
 from realdata.experts import StoredExperts
 from realdata.preprocess import Transform, fit, load_transform
 from realdata.protocol import accuracy, train
-from realdata.ranks import ALONE, RankLost, Ranks
+from realdata.ranks import ALONE, Ranks
 from realdata.steps import StepLog
 from realdata.task import Split, Task, build, check, device_named, hard_labels, stream, training_split
 from realdata.trajectory import chosen_experts
@@ -155,15 +155,13 @@ def _loop(
             log.add(record, time.monotonic() - began)
             state = replace(state, outer=record.state, losses=(*state.losses, record.value))
             bar.advance(note=_note(record.value, state))
-    except (KeyboardInterrupt, RankLost):
+    except (KeyboardInterrupt, RunError, OSError):
         save(state)
         raise
     except Diverged as error:
         save(state)
-        raise Diverged(
-            f"{error}; the set after {state.outer.step} steps is kept in the checkpoint: choose another --out with a lower --outer-lr "
-            f"(now {config.outer_lr}) or --inner-lr (now {config.inner_lr})"
-        ) from error
+        kept = f"the set after {state.outer.step} steps is kept in the checkpoint: choose another --out with a lower"
+        raise Diverged(f"{error}; {kept} {config.rates}") from error
 
 
 def _note(loss: float, state: RunState) -> str:
@@ -184,12 +182,13 @@ def _measured(config: DistillConfig, task: Task, state: RunState, ranks: Ranks) 
     loss = float(np.mean(state.losses)) if state.losses else None
     point, average = CurvePoint(outer.step, loss, mean, std), None
     if outer.s_average is not None:
-        average = outer.s_average[:1]
-        point = CurvePoint(outer.step, loss, mean, std, *_held_out(config, task, (*average, *outer.s[1:]), ranks))
+        average = (*outer.s_average[:1], *outer.s[1:])
+        point = CurvePoint(outer.step, loss, mean, std, *_held_out(config, task, average, ranks))
     curve = (*state.curve, point)
     outer = observed(task.distiller, outer, 100.0 * mean)
     state = replace(state, outer=outer, curve=curve, losses=())
-    return replace(state, best=outer.s, best_average=average) if state.best_point is point else state
+    state = replace(state, best=outer.s) if state.best_point is point else state
+    return replace(state, best_average=average) if state.best_average_point is point else state
 
 
 def _held_out(config: DistillConfig, task: Task, s: Tensors, ranks: Ranks) -> tuple[float, float]:
@@ -234,6 +233,7 @@ def _finish(config: DistillConfig, split: Split, transform: Transform, state: Ru
             "first": dataclasses.asdict(points[0]),
             "best": dataclasses.asdict(best),
             "last": dataclasses.asdict(points[-1]),
+            "best_average": None if (average := state.best_average_point) is None else dataclasses.asdict(average),
         },
         "seconds": state.seconds,
     }
@@ -248,5 +248,6 @@ def _finish(config: DistillConfig, split: Split, transform: Transform, state: Ru
         split.fitted.classes,
         step_size=float(torch.exp(state.best[-1])) if config.learn_step else None,
         images_ema=None if state.best_average is None else state.best_average[0].cpu().numpy(),
+        step_size_ema=float(torch.exp(state.best_average[-1])) if config.learn_step and state.best_average is not None else None,
     )
     return write_set(folder.path / FOLDER, distilled, best, len(points))

@@ -147,7 +147,8 @@ def measure(
             for kind, sets in kinds.items():
                 problem = _problem(distilled, name, sets.labels, evaluation, device)
                 part = shelf.part(name)
-                arms.append((name, train_arm(kind, problem, _optimiser(distilled, evaluation), sets, held_out, protocol, bar, part)))
+                optimiser = _optimiser(distilled, evaluation, average=kind.startswith("ema"))
+                arms.append((name, train_arm(kind, problem, optimiser, sets, held_out, protocol, bar, part)))
         test = on_device(distilled.transform, data.load(distilled.config.dataset, root, "test"), device)
         return [(name, judge(arm, test, bar)) for name, arm in arms]
 
@@ -166,8 +167,8 @@ def _problem(
     return replace(problem, augment=replace(problem.augment, shared=evaluation.shared))
 
 
-def _optimiser(distilled: DistilledSet, evaluation: Evaluation) -> InnerOptimiser:
-    own = distilled.optimiser()
+def _optimiser(distilled: DistilledSet, evaluation: Evaluation, average: bool = False) -> InnerOptimiser:
+    own = distilled.optimiser(average)
     return Momentum(own.lr, 0.9, 5e-4) if evaluation.published else own
 
 

@@ -26,8 +26,8 @@ from realdata.task import Split, Task, first_set, hard_labels, judges, stream, t
 from sims.lab.files import RunError
 from theory.distill.distiller import Distiller
 from theory.distill.inner_optim import Momentum
-from theory.distill.outer import PerLeaf
-from theory.distill.step_size import with_step_size
+from theory.distill.outer import OuterOptimiser, PerLeaf
+from theory.distill.step_size import StepSizeMomentum, with_step_size
 from theory.distill.trajectory import TrajectoryMatching
 
 SHARED = ("dataset", "network", "transform", "held_out")  # in which experts and distillation must agree
@@ -81,13 +81,13 @@ def _one_recipe(config: DistillConfig, place: Path) -> Path:
 
 
 def outer_loop(config: DistillConfig) -> Distiller:
-    """The outer loop. One step of size l on the step size alpha is, to first order, one of l / alpha^2 on its logarithm."""
+    """The outer loop: momentum on every part of S, on the step size itself though S holds its logarithm."""
     t = config.trajectory
-    rates = [Momentum(t.image_lr, 0.5)]
+    rates: list[OuterOptimiser] = [Momentum(t.image_lr, 0.5)]
     if config.learn_labels:
         rates.append(Momentum(t.label_lr, 0.9))
     if config.learn_step:
-        rates.append(Momentum(t.step_lr / config.inner_lr**2, 0.5))
+        rates.append(StepSizeMomentum(t.step_lr, 0.5))
     return Distiller(
         config.windows(),
         config.inner_optimiser(),

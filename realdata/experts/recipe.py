@@ -77,7 +77,7 @@ class Recipe:
     """Its weight decay."""
     flat: FlatConfig = field(default_factory=FlatConfig)
     pace: float = 1.0
-    """Passes over the images that an epoch takes; above 1 for flat experts that are to fit as well as plain ones do at 1."""
+    """Passes over the images that an epoch takes; other than 1 for flat experts that are to fit just as well as plain ones do at 1."""
 
     def __post_init__(self) -> None:
         source(self.dataset)

@@ -159,4 +159,7 @@ def open_experts(folder: Path, count: int, device: torch.device) -> StoredExpert
     found = complete(folder, recipe.epochs)
     if len(found) < count:
         raise RunError(f"{folder} has {len(found)} complete experts, {count} are asked for: train more with `experts --count {count}`")
+    if found[:count] != tuple(range(count)):  # a run that goes on must retrace the experts that it began with
+        gap = next(k for k in range(count) if k not in found)
+        raise RunError(f"{folder} misses expert {gap}, or a part of it: the same `experts` command makes it again")
     return StoredExperts(folder, recipe, data, found[:count], device)

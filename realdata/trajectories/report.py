@@ -201,7 +201,8 @@ def report(summary: Record, reach: Mapping[int, int]) -> str:
         "## Accuracy on the test split\n",
         "Means over the fresh networks of each evaluation; intervals are Student's 95 % over seeds, differences paired by seed. Random "
         "real images at the same count are trained with each set's own step size; they are the same images in every evaluation, so "
-        "differences to them hold no spread of those draws. `ema`: the running average of the images.\n",
+        "differences to them hold no spread of those draws. All seeds retrace the same experts, and all evaluations start from the "
+        "same networks: no interval holds the spread of either. `ema`: the running average of the images, chosen by itself.\n",
         markdown_table(ACCURACY_HEADERS, accuracy_rows(summary["accuracies"])),
         markdown_table(DIFFERENCE_HEADERS, difference_rows(summary["differences"])) if summary["differences"] else "",
         f"Other networks, means in per cent:\n\n{others}" if (others := architecture_table(summary["accuracies"])) else "",

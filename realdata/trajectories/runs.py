@@ -64,11 +64,12 @@ def read_run(place: Path) -> Finished:
         if stored_config(record["config"], str(file)) != distilled.config:
             raise RunError(f"{file} is an evaluation of another set than the one in {place}: remove it, or evaluate again")
         for result in record["results"]:
-            name = result["network"], result["name"]
+            published = record["evaluation"].get("published", False)
+            name = result["network"] + (", published protocol" if published else ""), result["name"]
             if name in accuracies:
                 raise RunError(f"{file} evaluates {' on '.join(reversed(name))} a second time: remove one of the evaluations in {place}")
             accuracies[name] = 100 * float(np.mean(result["accuracies"]))
-            rules[name[0]] = record["protocol"] | {"shared": record["evaluation"]["shared"]}
+            rules[name[0]] = {"drop": None} | record["protocol"] | {"shared": record["evaluation"]["shared"]}
     if not accuracies:
         raise RunError(f"{place} has not been evaluated: python -m realdata evaluate {place}")
     return Finished(place, distilled, hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()[:16], accuracies, rules)

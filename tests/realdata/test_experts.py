@@ -260,6 +260,9 @@ def test_damage_is_named_and_mended(root: Path, finished: Path, tmp_path: Path):
         open_experts(place, 2, CPU)
     run_experts(RECIPE, 2, root, tmp_path, Runtime(threads=1), replace(QUALITY, measured=0))
     assert shards(place) == shards(finished)
+    shard_path(place, 0, 1).unlink()
+    with pytest.raises(RunError, match="misses expert 0"):  # expert 1 alone would be another run's experts
+        open_experts(place, 1, CPU)
 
 
 def test_quality_is_that_of_the_loss_itself():

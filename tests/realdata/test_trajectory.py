@@ -1,5 +1,6 @@
 """Trajectory and gradient matching on images: exact gradients, what a run leaves, refusals, interruption, first sets."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,13 @@ from realdata.augment import Augment
 from realdata.bridge import Batch, ModuleProblem, RealImages, Tensors, forward
 from realdata.checkpoint import RunState, read_checkpoint
 from realdata.config import Runtime
-from realdata.experts import FlatConfig, Recipe, open_experts
+from realdata.experts import FlatConfig, Recipe, StoredExperts, open_experts
 from realdata.experts import run as run_experts
 from realdata.experts.quality import Quality
 from realdata.gradient_matching import ClassGradients
 from realdata.networks import ConvNetConfig, convnet
 from realdata.trajectory import SHARED, understood
+from sims.lab.files import RunError
 from tests.oracles import one_graph, relative_error
 from tests.realdata.test_bridge import CLASSES, batch_of, cross_entropy, problems
 from tests.realdata.test_meta_gradient import CONFIG, SHAPE, plain_logits
@@ -182,9 +184,53 @@ def test_a_run_keeps_its_step_size_its_average_and_its_experts_key(
     for state in states[1:]:
         averages.append(0.9 * averages[-1] + 0.1 * state.outer.s[0])
     assert torch.allclose(averages[-1], whole.outer.s_average[0], rtol=1e-4, atol=1e-5)
-    chosen = whole.best_point.step
+    chosen = max(whole.curve, key=lambda point: point.mean).step
     assert np.array_equal(distilled.images, states[chosen].outer.s[0].numpy())
-    assert np.allclose(distilled.images_ema, averages[chosen].numpy(), rtol=1e-4, atol=1e-5)
+    assert np.array_equal(distilled.images, read_set(tmp_path / "raw").images)
+
+
+def test_the_set_and_its_average_are_chosen_each_by_itself(
+    root: Path, experts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    scores = iter([0.1, 0.1, 0.3, 0.2, 0.2, 0.5])  # set and average at steps 0, 2 and 4
+    monkeypatch.setattr(distill, "_held_out", lambda *rest: (next(scores), 0.0))
+    states: list[RunState] = []
+    write = distill.write_checkpoint
+    monkeypatch.setattr(distill, "write_checkpoint", lambda folder, state: (states.append(state), write(folder, state)))
+    main(words(root, tmp_path, experts["flat"], "--method", "ftd", "--trajectory.ema", "0.9"))
+    distilled, last = read_set(tmp_path), states[4].outer
+    assert last.s_average is not None
+    assert distilled.images_ema is not None
+    assert np.array_equal(distilled.images, states[2].outer.s[0].numpy())
+    assert np.array_equal(distilled.images_ema, last.s_average[0].numpy())
+    assert distilled.optimiser().lr == pytest.approx(float(states[2].outer.s[-1].exp()), rel=1e-6)
+    assert distilled.optimiser(average=True).lr == pytest.approx(float(last.s[-1].exp()), rel=1e-6)
+    held_out = json.loads((tmp_path / "summary.json").read_text())["held_out"]
+    assert (held_out["best"]["step"], held_out["best_average"]["step"]) == (2, 4)
+
+
+def test_a_shard_damaged_in_mid_run_loses_no_step(
+    root: Path, experts: dict[str, Path], finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    command = words(root, tmp_path / "run", experts["flat"], "--method", "ftd", "--trajectory.ema", "0.9", "--checkpoint-every", "100")
+    snapshot, asked = StoredExperts.snapshot, []
+
+    def damaged(self: StoredExperts, *place: Any) -> Any:
+        asked.append(place)
+        if len(asked) > 5:  # two an outer step
+            raise RunError("a shard is damaged")
+        return snapshot(self, *place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredExperts, "snapshot", damaged)
+        with pytest.raises(SystemExit):
+            main(command)
+    assert "a shard is damaged" in capfd.readouterr().err
+    state = read_checkpoint(tmp_path / "run", CPU)
+    assert state is not None
+    assert state.outer.step == 2
+    main(command)
+    assert results(tmp_path / "run") == results(finished)
 
 
 def test_interrupted_and_run_again(root: Path, experts: dict[str, Path], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -240,15 +286,27 @@ def test_what_does_not_fit_ends_in_one_line(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_exploding_step_size_is_named_and_the_set_is_kept(
+def test_a_step_size_neither_turns_negative_nor_explodes(
+    root: Path, experts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """However large the rate is, it at most doubles or halves in an update."""
+    sizes: list[float] = []
+    write = distill.write_checkpoint
+    monkeypatch.setattr(distill, "write_checkpoint", lambda folder, state: (sizes.append(float(state.outer.s[-1])), write(folder, state)))
+    main(words(root, tmp_path, experts["plain"], "--method", "mtt", "--trajectory.step-lr", "1e9"))
+    assert len(sizes) == 5
+    assert np.allclose(np.abs(np.diff(sizes)), np.log(2.0), rtol=1e-5)
+
+
+def test_images_that_explode_are_named_and_the_set_is_kept(
     root: Path, experts: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """The step size itself can never turn negative; its logarithm may run away."""
     with pytest.raises(SystemExit) as caught:
-        main(words(root, tmp_path, experts["plain"], "--method", "mtt", "--trajectory.step-lr", "1e9"))
+        main(words(root, tmp_path, experts["plain"], "--method", "mtt", "--trajectory.image-lr", "1e36"))
     assert caught.value.code == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert "error: outer step 1:" in line
+    assert "with a lower --trajectory.image-lr (now 1e+36), --trajectory.step-lr" in line
     state = read_checkpoint(tmp_path, CPU)
     assert state is not None
     assert state.outer.step == 1
