@@ -56,7 +56,7 @@ trajectories-ipc10: $(addsuffix /evaluation.json,$(call runs,mtt ftd,10))  ## te
 
 $(TRAJECTORIES)/%/evaluation.json: | $(VENV)/.all
 	$(FIELD) distill --preset $(call part,1,$*)-cpu --ipc $(call part,2,$*) --seed $(call part,3,$*) --experts $(TRAJECTORIES)/experts --out $(@D) \
-		--threads 1 --compiled $(if $(findstring ipc10,$*),--trajectory.batch 30 --outer-steps 100)
+		--threads 1 --compiled $(if $(findstring ipc10,$*),--trajectory.batch 30 --outer-steps 200)
 	$(FIELD) evaluate $(@D) --baselines random --seeds 5 --lengths 200 --threads 1
 
 trajectories-architectures: $(addprefix $(TRAJECTORIES)/,$(OTHERS))  ## the sets of ten images a class, seed 0, on other networks of width 16
