@@ -4,6 +4,9 @@
     ema, ema-hard    the running average of its images, where the artefact has one
     baselines        real images at the same count (realdata.baselines), with class numbers
 
+An arm with a network that diverges is said to, in the table and under "diverged" in the JSON file; the others go on. All have as many
+images, hence as many floats unless labels are probabilities; intervals are those of realdata.protocol.
+
 Every network that has been trained or judged is kept in a folder beside the JSON file until that is written (evaluation-KEY.parts, KEY from
 what determines the results), so that the same command goes on after an interruption. Lengths of all kinds of sets and of all networks are
 chosen before the test split is read.
@@ -16,6 +19,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,18 +30,20 @@ from realdata.baselines import DETERMINISTIC, Baseline, baselines
 from realdata.bridge import ModuleProblem, Tensors
 from realdata.config import Runtime, as_settings
 from realdata.networks import NETWORKS, network, parameter_count
-from realdata.protocol import Protocol, Result, Shelf, judge, train_arm
-from realdata.streaming import on_device, on_host
+from realdata.protocol import Protocol, Result, Shelf, Trained, judge, stored_floats, train_arm
+from realdata.streaming import Labelled, on_device, on_host
 from realdata.task import Split, augmentation, device_named, hard_labels, stream, training_problem, training_split
 from sims.lab.artefact import SUMS
 from sims.lab.environment import environment
 from sims.lab.files import RunError, atomic_write, toml_text
-from sims.lab.progress import progress
-from sims.lab.report import Cell, terminal_table
+from sims.lab.laws import Interval
+from sims.lab.progress import Meter, progress
+from sims.lab.report import Cell, terminal_table, with_interval
 from sims.lab.run import RunFolder
 from theory.distill.inner_optim import InnerOptimiser, Momentum
+from theory.distill.problem import Diverged
 
-HEADERS = ("network", "set", "test %", "std nets", "std draws", "runs", "steps", "held-out %", "- random")
+HEADERS = ("network", "set", "floats", "test % [95 %]", "std nets", "std draws", "runs", "steps", "held-out %", "- random [95 %]")
 OWN = "own"
 # MTT's released code, which FTD's keeps: epochs 0 to 1000, the step size falls after epoch 501.
 EPOCHS, FULL_EPOCHS, BATCH = 1001, 502, 256
@@ -101,6 +107,48 @@ class Sets:
         return self.make(j)
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One arm, a kind of set on a network: the floats of one set, and what it reached, or in words how it diverged."""
+
+    network: str
+    name: str
+    floats: int
+    result: Result | str
+
+    def record(self, random: Result | None) -> dict[str, Any]:
+        """JSON-ready, beside random images on the same network; accuracies are shares."""
+        head = {"network": self.network, "name": self.name, "floats": self.floats}
+        if isinstance(self.result, str):
+            return head | {"why": self.result}
+        apart, interval = self._above(random)
+        return head | self.result.record() | {"above_random": apart, "above_random_interval": interval}
+
+    def row(self, random: Result | None) -> list[Cell]:
+        """Under HEADERS."""
+        head: list[Cell] = [self.network, self.name, self.floats]
+        if isinstance(self.result, str):
+            return [*head, "diverged", *[None] * (len(HEADERS) - len(head) - 1)]
+        r = self.result
+        spreads = (_percent(r.std_networks), _percent(r.std_draws))
+        size = f"{len(r.accuracies)} x {len(r.accuracies[0])}"
+        held = _percent(r.held_out[r.length])
+        return [*head, _percent(r.mean, r.interval), *spreads, size, r.length, held, _percent(*self._above(random))]
+
+    def _above(self, random: Result | None) -> tuple[float | None, Interval | None]:
+        return (None, None) if random is None or isinstance(self.result, str) or self.name == "random" else self.result.above(random)
+
+
+def _percent(share: float | None, interval: Interval | None = None) -> str:
+    ends = None if interval is None else (100 * interval[0], 100 * interval[1])
+    return with_interval(None if share is None else 100 * share, ends, 1)
+
+
+def seal(place: Path) -> str:
+    """Digest of the set in `place`."""
+    return hashlib.sha256((find_set(place) / SUMS).read_bytes()).hexdigest()
+
+
 def run(place: Path, root: Path, evaluation: Evaluation, runtime: Runtime, target: Path | None = None) -> Path:
     """Evaluates the set in `place` (artefact or run folder), prints the table and gives the path of the JSON file back."""
     distilled = read_set(place)
@@ -112,45 +160,68 @@ def run(place: Path, root: Path, evaluation: Evaluation, runtime: Runtime, targe
         torch.set_num_threads(runtime.threads)
     print(protocol_lines(distilled, evaluation, protocol))
     target = target or find_set(place).parent / "evaluation.json"
-    seal = hashlib.sha256((find_set(place) / SUMS).read_bytes()).hexdigest()
-    settings = {"set": seal, "evaluation": dataclasses.asdict(evaluation), "protocol": dataclasses.asdict(protocol)}
+    settings = {"set": seal(place), "evaluation": dataclasses.asdict(evaluation), "protocol": dataclasses.asdict(protocol)}
     key = hashlib.sha256(toml_text(settings).encode()).hexdigest()[:8]
     parts = target.with_name(f"{target.stem}-{key}.parts")
     with RunFolder.open(parts, settings, backend=f"torch: {device}", seed=protocol.seed) as folder:
-        results = measure(distilled, evaluation, protocol, str(root), device, Shelf(folder.path))
+        found = measure(distilled, evaluation, protocol, str(root), device, Shelf(folder.path))
+        random = {arm.network: arm.result for arm in found if arm.name == "random" and isinstance(arm.result, Result)}
         record = {
             "protocol": dataclasses.asdict(protocol),
             "config": as_settings(distilled.config),
             "evaluation": dataclasses.asdict(evaluation),
-            "results": [{"network": name} | result.record() for name, result in results],
+            "results": [arm.record(random.get(arm.network)) for arm in found if isinstance(arm.result, Result)],
+            "diverged": [arm.record(None) for arm in found if isinstance(arm.result, str)],
             "environment": environment(f"torch: {device}", protocol.seed),
         }
         atomic_write(target, json.dumps(record, indent=1) + "\n")
         shutil.rmtree(parts)
-    random = {name: result.mean for name, result in results if result.name == "random"}
-    terminal_table(f"{distilled.config.dataset}, test split", HEADERS, [_row(name, result, random.get(name)) for name, result in results])
+    terminal_table(f"{distilled.config.dataset}, test split", HEADERS, [arm.row(random.get(arm.network)) for arm in found])
+    for lost in record["diverged"]:
+        print(f"{lost['network']}, {lost['name']}: {lost['why']}")
     return target
 
 
 def measure(
     distilled: DistilledSet, evaluation: Evaluation, protocol: Protocol, root: str, device: torch.device, shelf: Shelf
-) -> list[tuple[str, Result]]:
-    """(network, result) of every arm: all are trained and their lengths chosen on held-out images, then the test split is read, once."""
+) -> list[Found]:
+    """Every arm: all are trained and their lengths chosen on held-out images, then the test split is read, once."""
     split = training_split(distilled.config, root)
     rows = stream(protocol.seed, "held-out").permutation(len(split.held_out))[: protocol.held_out_images]
     held_out = on_device(distilled.transform, split.held_out.subset(rows), device)
     kinds = dict(_own_sets(distilled, device)) | dict(_baseline_sets(distilled, split, baselines(evaluation.baselines), protocol, device))
     names = evaluation.network_names()
     with progress(2 * len(names) * protocol.networks * sum(map(len, kinds.values())), "evaluate") as bar:
-        arms = []
+        arms: dict[tuple[str, str], Trained | str] = {}
         for name in names:
             for kind, sets in kinds.items():
                 problem = _problem(distilled, name, sets.labels, evaluation, device)
-                part = shelf.part(name)
                 optimiser = _optimiser(distilled, evaluation, average=kind.startswith("ema"))
-                arms.append((name, train_arm(kind, problem, optimiser, sets, held_out, protocol, bar, part)))
+                arms[name, kind] = _trained(kind, problem, optimiser, sets, held_out, protocol, bar, shelf.part(name))
         test = on_device(distilled.transform, data.load(distilled.config.dataset, root, "test"), device)
-        return [(name, judge(arm, test, bar)) for name, arm in arms]
+        floats = {kind: stored_floats(distilled.images.size, sets.labels) for kind, sets in kinds.items()}
+        return [
+            Found(name, kind, floats[kind], arm if isinstance(arm, str) else judge(arm, test, bar)) for (name, kind), arm in arms.items()
+        ]
+
+
+def _trained(
+    kind: str,
+    problem: ModuleProblem,
+    optimiser: InnerOptimiser,
+    sets: Sets,
+    held_out: Labelled,
+    protocol: Protocol,
+    bar: Meter,
+    shelf: Shelf,
+) -> Trained | str:
+    """The arm before it is judged, or how it diverged."""
+    end = bar.done + 2 * protocol.networks * len(sets)
+    try:
+        return train_arm(kind, problem, optimiser, sets, held_out, protocol, bar, shelf)
+    except Diverged as error:
+        bar.skip(end - bar.done)
+        return str(error)
 
 
 def _problem(
@@ -211,15 +282,7 @@ def protocol_lines(distilled: DistilledSet, evaluation: Evaluation, protocol: Pr
         f"{protocol.networks} fresh networks a set, {protocol.draws} draws of each baseline (herding draws nothing: one)",
         f"training length out of {', '.join(map(str, protocol.lengths))} steps{drop}, chosen for each network and kind of set on at most "
         f"{protocol.held_out_images} held-out training images; test split read once, after that",
+        "equal for all sets: the number of images and this training; not the floats where labels are probabilities: images x classes more",
+        "[95 %]: Student's over the draws, over networks where there is one set; for - random Welch's",
     )
     return "\n          ".join(lines)
-
-
-def _row(network: str, result: Result, random: float | None) -> list[Cell]:
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.1f}"
-
-    above = None if random is None or result.name == "random" else f"{100 * (result.mean - random):+.1f}"
-    size = f"{len(result.accuracies)} x {len(result.accuracies[0])}"
-    held, spread = percent(result.held_out[result.length]), (percent(result.std_networks), percent(result.std_draws))
-    return [network, result.name, percent(result.mean), *spread, size, result.length, held, above]

@@ -6,8 +6,14 @@
 
 With accuracies a_{jk} of draw j (which images) and network k: mean = mean a_{jk}; std over networks = sqrt(mean_j var_k a_{jk});
 std over draws = std_j mean_k a_{jk} (both with n - 1), the latter only where a set is drawn more than once.
+
+    x_i         mean_k a_{ik} where a set is drawn n > 1 times, else the a_{1i} of its n networks
+    interval    mean +- t_{0.975, n-1} s / sqrt(n), s = std_i x_i: over draws, or for the one set there is over networks
+    difference  mean_x - mean_y +- t_{0.975, f} sqrt(v_x + v_y), v = s^2 / n, f = (v_x + v_y)^2 / (v_x^2 / (n_x - 1) + v_y^2 / (n_y - 1)):
+                Welch 1947, for independent samples. Networks of one number start alike in all arms; what that gains is left out
 """
 
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +22,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy.stats import t as student_t
 
 from realdata.bridge import ModuleProblem, RealImages, Tensors, forward
 from realdata.checkpoint import DAMAGE, read_parts, write_parts
 from realdata.checks import at_least
 from realdata.streaming import Labelled
 from sims.lab.files import RunError, make_folder
+from sims.lab.laws import COVERAGE, Interval, mean_interval
 from sims.lab.progress import Bar
 from theory.distill.inner_optim import InnerOptimiser
 from theory.distill.leaves import norm
@@ -42,7 +50,7 @@ def train(
 
     After `drop` steps the step size is a tenth, and the optimiser's slots begin anew.
     """
-    theta = problem.init(rng)
+    theta, lr = problem.init(rng), optimiser.lr
     slots, kept = optimiser.init(theta), []
     for t in range(max(lengths)):
         if t == drop:
@@ -52,7 +60,7 @@ def train(
         if t + 1 in lengths:
             kept.append(theta)
     if not norm(theta) < float("inf"):
-        raise Diverged(f"training on the set diverged within {max(lengths)} steps: lower the inner learning rate")
+        raise Diverged(f"training on the set diverged within {max(lengths)} steps at learning rate {lr:.6g}: take fewer or a lower one")
     return kept
 
 
@@ -64,6 +72,11 @@ def accuracy(problem: ModuleProblem | RealImages, theta: Tensors, real: Labelled
             part = slice(start, start + JUDGE_CHUNK)
             hits += int((forward(problem.module, theta, images[part]).argmax(1) == labels[part]).sum())
     return hits / len(labels)
+
+
+def stored_floats(images: int, labels: torch.Tensor) -> int:
+    """Numbers that a set stores whose images have `images` of them; the class numbers of a balanced set cost nothing."""
+    return images + (labels.numel() if labels.ndim == 2 else 0)
 
 
 @dataclass(frozen=True)
@@ -230,6 +243,29 @@ class Result:
         """Spread among the means of the draws; None with a single draw."""
         return float(np.std(np.mean(self.accuracies, axis=1), ddof=1)) if len(self.accuracies) > 1 else None
 
+    @property
+    def sample(self) -> np.ndarray:
+        """x_i."""
+        a = np.asarray(self.accuracies)
+        return a.mean(axis=1) if len(a) > 1 else a[0]
+
+    @property
+    def interval(self) -> Interval | None:
+        """95 % of the mean; None with a single draw and network."""
+        return mean_interval(self.sample)[1] if len(self.sample) > 1 else None
+
+    def above(self, other: "Result") -> tuple[float, Interval | None]:
+        """How far the mean lies above that of another set, with its 95 % interval; None where one of the two has none."""
+        apart, sizes = self.mean - other.mean, [len(x.sample) for x in (self, other)]
+        if min(sizes) < 2:
+            return apart, None
+        v = [float(np.var(x.sample, ddof=1)) / n for x, n in zip((self, other), sizes, strict=True)]
+        if not sum(v):
+            return apart, (apart, apart)
+        freedom = sum(v) ** 2 / sum(part**2 / (n - 1) for part, n in zip(v, sizes, strict=True))
+        half = float(student_t.ppf((1 + COVERAGE) / 2, freedom)) * math.sqrt(sum(v))
+        return apart, (apart - half, apart + half)
+
     def record(self) -> dict[str, Any]:
         """Everything, JSON-ready; accuracies are shares."""
         return {
@@ -237,6 +273,7 @@ class Result:
             "length": self.length,
             "held_out": {str(length): value for length, value in self.held_out.items()},
             "mean": self.mean,
+            "interval": self.interval,
             "std_networks": self.std_networks,
             "std_draws": self.std_draws,
             "draws": len(self.accuracies),

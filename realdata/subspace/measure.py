@@ -19,7 +19,7 @@ import torch
 from realdata.checks import at_least, one_of
 from realdata.config import DistillConfig
 from realdata.preprocess import TRANSFORMS
-from realdata.protocol import accuracy, train
+from realdata.protocol import accuracy, stored_floats, train
 from realdata.subspace.coordinates import Whitening, fit_whitening
 from realdata.task import stream, training_problem
 from sims.lab.files import RunError
@@ -185,8 +185,8 @@ class Candidate:
 
     @property
     def floats(self) -> int:
-        """Stored numbers of one draw; class numbers of a balanced set cost nothing."""
-        return self.draws[0].size + (self.labels.numel() if self.labels.ndim == 2 else 0)
+        """Stored numbers of one draw."""
+        return stored_floats(self.draws[0].size, self.labels)
 
 
 @dataclass(frozen=True, eq=False)

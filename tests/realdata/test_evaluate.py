@@ -1,6 +1,7 @@
 """`python -m realdata evaluate`: which sets and networks it compares, the order of its choices, and going on after any interruption."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from realdata.__main__ import main
 from realdata.artefact import read_set
 from realdata.evaluate import Evaluation
 from realdata.protocol import Result
+from realdata.trajectories.runs import read_runs
 from tests.realdata.sets import distilled_set, write_arrays, write_run
 from theory.distill.inner_optim import Momentum
+from theory.distill.problem import Diverged
 
 NETWORKS = ("own", "mlp")
 KINDS = {"distilled": 1, "distilled-hard": 1, "ema": 1, "ema-hard": 1, "random": 2, "herding": 1, "kmeans": 2}
@@ -68,6 +71,72 @@ def test_every_set_meets_every_network_and_the_test_split_comes_last(
     out = capfd.readouterr().out
     assert "mlp (25348 parameters)" in out
     assert "read once" in out
+    assert record["diverged"] == []
+    for result in record["results"]:
+        own, random = (
+            Result(x["name"], x["length"], {}, x["accuracies"])
+            for x in (result, next(x for x in record["results"] if (x["network"], x["name"]) == (result["network"], "random")))
+        )
+        apart, interval = (None, None) if own.name == "random" else own.above(random)
+        assert result["above_random"] == apart
+        assert result["above_random_interval"] == (None if interval is None else list(interval))
+        assert result["interval"] == (None if own.interval is None else list(own.interval))
+        assert result["floats"] == 8 * 64 + (8 * 4 if result["name"] in ("distilled", "ema") else 0)
+        cells = [f"{100 * x:.1f}" for x in (own.mean, *result["interval"])] if result["interval"] else []
+        assert not cells or f"| {result['name']} | {result['floats']} | {cells[0]} [{cells[1]}, {cells[2]}] |" in out
+
+
+def test_networks_that_diverge_are_told_and_the_others_go_on(
+    scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], whole: dict[str, Any]
+):
+    train = protocol.train
+
+    def diverging(problem: Any, *rest: Any) -> Any:
+        if problem.labels.is_floating_point():
+            raise Diverged("as planned")
+        return train(problem, *rest)
+
+    monkeypatch.setattr(protocol, "train", diverging)
+    main(words(scene, tmp_path / "result.json"))
+    record = stored(tmp_path / "result.json")
+    soft = ("distilled", "ema")
+    assert record["results"] == [result for result in whole["results"] if result["name"] not in soft]
+    told = [{"network": network, "name": name, "floats": 544, "why": "as planned"} for network in NETWORKS for name in soft]
+    assert record["diverged"] == told
+    said = capfd.readouterr()
+    assert "| mlp | ema | 544 | diverged | - | - | - | - | - | - |" in said.out
+    assert "mlp, ema: as planned" in said.out
+    done = 2 * len(NETWORKS) * 2 * sum(KINDS.values())
+    assert f"evaluate: {done}/{done} in" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_step_size_at_which_nothing_trains(tmp_path: Path, scene: tuple[Path, Path], capfd: pytest.CaptureFixture[str]):
+    distilled = distilled_set(np.random.default_rng(1))
+    object.__setattr__(distilled, "step_size", 1e38)
+    write_run(tmp_path / "run", distilled)
+    main(words((scene[0], tmp_path / "run"), tmp_path / "result.json", "--baselines", "random", networks="own"))
+    record = stored(tmp_path / "result.json")
+    assert (record["results"], [lost["name"] for lost in record["diverged"]]) == ([], ["distilled", "random"])
+    assert record["diverged"][0]["why"].startswith("training on the set diverged within 4 steps at learning rate 1e+38")
+
+
+def test_evaluations_of_today_and_of_before_are_read_alike(tmp_path: Path, scene: tuple[Path, Path]):
+    """Before: neither intervals nor floats, no list of what diverged, no drop in the protocol."""
+    runs = [tmp_path / "run", tmp_path / "older"]
+    for seed, run in enumerate(runs):
+        distilled = distilled_set(np.random.default_rng(seed))
+        write_run(run, replace(distilled, config=replace(distilled.config, seed=seed)))
+        main(words((scene[0], run), run / "evaluation.json", "--baselines", "random", networks="own"))
+    new = json.loads((runs[1] / "evaluation.json").read_text())
+    kept = ("name", "network", "length", "held_out", "mean", "std_networks", "std_draws", "draws", "networks", "accuracies")
+    old = {name: new[name] for name in ("config", "environment", "evaluation")}
+    old["protocol"] = {name: value for name, value in new["protocol"].items() if name != "drop"}
+    old["results"] = [{name: result[name] for name in kept} for result in new["results"]]
+    assert old["results"] != new["results"]
+    (runs[1] / "evaluation.json").write_text(json.dumps(old))
+    for run, seed in zip(read_runs(runs), (0, 1), strict=True):
+        assert (run.seed, list(run.accuracies)) == (seed, [("own", "distilled"), ("own", "random")])
 
 
 def test_what_the_networks_are_trained_on(scene: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

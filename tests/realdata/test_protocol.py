@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from realdata import protocol as protocols
 from realdata.augment import Augment
@@ -68,7 +69,7 @@ def test_accuracy_counts_hits():
 
 
 def test_divergence_is_named():
-    with pytest.raises(Diverged, match="within 60 steps"):
+    with pytest.raises(Diverged, match=r"within 60 steps at learning rate 1e\+38: take fewer"):
         train(a_problem(), SGD(1e38), S, np.random.default_rng(0), (60,))
 
 
@@ -147,6 +148,28 @@ def test_statistics_are_those_of_the_two_way_table(seed: int, draws: int, networ
     if draws > 1:
         assert result.std_draws == pytest.approx(np.std([row.mean() for row in a], ddof=1))
     assert result.record()["held_out"] == {"5": 0.5}
+
+
+@given(seed=seeds, draws=st.integers(1, 4), networks=st.integers(1, 4), others=st.integers(1, 5))
+def test_intervals_are_those_of_scipy(seed: int, draws: int, networks: int, others: int):
+    """Over draws, or over the networks of a single one; Welch's for a difference."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((draws, networks)), 0.3 * rng.random((others, networks))
+    x, y = (Result("x", 5, {5: 0.5}, table.tolist()) for table in (a, b))
+    over, against = (table.mean(axis=1) if len(table) > 1 else table[0] for table in (a, b))
+    assert (x.interval is None) == (len(over) == 1)
+    if x.interval is not None:
+        assert x.interval == pytest.approx(tuple(stats.ttest_1samp(over, 0).confidence_interval()))
+    apart, interval = x.above(y)
+    assert apart == pytest.approx(a.mean() - b.mean())
+    assert (interval is None) == (min(len(over), len(against)) == 1)
+    if interval is not None:
+        assert interval == pytest.approx(tuple(stats.ttest_ind(over, against, equal_var=False).confidence_interval()))
+
+
+def test_equal_accuracies_have_an_interval_of_no_width():
+    x, y = (Result("x", 5, {5: 0.5}, [[share] * 3]) for share in (0.5, 0.25))
+    assert (x.interval, x.above(y)) == ((0.5, 0.5), (0.25, (0.25, 0.25)))
 
 
 @pytest.mark.parametrize(
