@@ -3,12 +3,13 @@
 The theory speaks of inputs with mean zero and covariance I_d; here d = p. What the other components hold is left out and its share told.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
-from realdata.preprocess import PART
+from realdata.preprocess import LARGEST, PART
 from sims.lab.files import RunError
 
 
@@ -23,6 +24,14 @@ class Whitening:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """z (n, p) float64 of transformed images (n, channels, height, width)."""
         return (images.reshape(len(images), -1) - self.mean) @ self.maps
+
+
+def refuse_large(dataset: str, shape: tuple[int, ...]) -> None:
+    """RunError where a covariance of all numbers of an image is too large to be taken apart."""
+    size = math.prod(shape)
+    if size > LARGEST:
+        limit = f"{size} numbers, their covariance {8e-9 * size**2:.0f} GB (the limit is {LARGEST} numbers)"
+        raise RunError(f"an image of {dataset} has {limit}: take smaller ones, as imagenette-64 for imagenette")
 
 
 def fit_whitening(images: np.ndarray, p: int) -> Whitening:

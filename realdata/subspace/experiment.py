@@ -17,8 +17,10 @@ from realdata import data
 from realdata.artefact import DistilledSet, read_set
 from realdata.baselines import random_images
 from realdata.config import DistillConfig, Runtime
+from realdata.evaluate import seal
 from realdata.preprocess import Transform, fit
 from realdata.subspace import report
+from realdata.subspace.coordinates import refuse_large
 from realdata.subspace.measure import BridgeConfig, Candidate, Scene, TaskSubspace, make_scene, measure, task_subspaces
 from realdata.task import device_named, hard_labels, stream, training_problem, training_split
 from sims.lab.files import RunError
@@ -54,9 +56,11 @@ def run(config: BridgeConfig, places: Sequence[Path], dataset: str | None, root:
     others = [place for place, s in sets.items() if s.config.dataset != name]
     if others:
         raise RunError(f"{others[0]} is a set of {sets[others[0]].config.dataset}, not of {name}: compare sets of one data set")
+    refuse_large(name, data.source(name).shape)
     root = root or data.default_root(name)
     inputs = gather(config, sets, name, root, device)
     settings: dict[str, Any] = dataclasses.asdict(config) | {"dataset": name, "sets": list(sets)}
+    settings["seals"] = [seal(place) for place in places]
     with RunFolder.open(out or Path("results") / f"{name}-bridge", settings, backend=f"torch: {device}", seed=config.seed) as folder:
         scene = make_scene(config, inputs.images, inputs.labels, inputs.classes)
         task = task_subspaces(config, scene)

@@ -1,6 +1,7 @@
 """`python -m realdata bridge` on pictures of a planted multi-index model, where the right answers are known, and as a user meets it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realdata.__main__ import main
-from realdata.artefact import DistilledSet, write_set
+from realdata.artefact import DistilledSet, read_set, write_set
 from realdata.checkpoint import CurvePoint
 from realdata.config import DistillConfig
 from realdata.networks import ConvNetConfig
@@ -172,6 +173,19 @@ def test_the_task_alone_trains_no_networks(root: Path, tmp_path: Path):
     assert all(row["accuracy"] is None for row in rows)
 
 
+def test_another_set_of_the_same_name_is_another_run(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["--root", str(root), "--ipc", "1", "--out", str(tmp_path / "out"), *QUICK]
+    main(["bridge", str(root / "run"), *words])
+    found = (tmp_path / "out" / "summary.json").read_bytes()
+    distilled = read_set(root / "run")
+    write_set(tmp_path / "run" / "distilled", replace(distilled, images=distilled.images + np.float32(1)), None, note="Another.")
+    with pytest.raises(SystemExit):
+        main(["bridge", str(tmp_path / "run"), *words])
+    assert "holds another configuration (seals" in capsys.readouterr().err
+    assert (tmp_path / "out" / "summary.json").read_bytes() == found
+    main(["bridge", str(root / "run"), *words])
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -180,6 +194,7 @@ def test_the_task_alone_trains_no_networks(root: Path, tmp_path: Path):
         (["{run}", "{run}"], "two sets"),
         (["{run}", "--blocks", "7"], "blocks=7"),
         (["{run}", "--ipc", "0"], "at least one image"),
+        (["--dataset", "arrays:3x128x128:2"], "49152 numbers, their covariance 19 GB (the limit is 12288 numbers): take smaller ones"),
     ],
 )
 def test_refusals(root: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]):
