@@ -11,7 +11,12 @@ import pytest
 from sims.lab.options import parse_words
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
 
@@ -61,13 +66,25 @@ class Parsed(Exception):
 
 
 def commands() -> list[tuple[str, tuple[str, ...]]]:
-    """(program, words) of every command on the pages, options in brackets taken, without comments and placeholders `..`."""
+    """(program, words) of every command on the pages, options in brackets taken, without comments and placeholders `..`.
+
+    Also after torchrun, over several lines, and where a second command stands beside the first without its program.
+    """
     found = set()
     for page in PAGES:
-        for program, words in re.findall(r"python -m (sims|realdata|proofs_check)((?: [^`\n|#]*)?)", page.read_text()):
+        text = page.read_text().replace("\\\n", "")
+        whole = re.findall(r"-m (sims|realdata|proofs_check)((?: [^`\n|#]*)?)", text)
+        for program, words in whole + re.findall(r"`python -m (\w+) [^`\n]*`, `([a-z]+ [^`\n]*)`", text):
             split = tuple(word for word in shlex.split(re.sub(r"[\[\]()]", " ", words)) if word != "..")
             found.add((program, split))
     return sorted(command for command in found if command[1] or command[0] == "proofs_check")
+
+
+def test_commands_of_every_form_are_found():
+    found = {words for program, words in commands() if program == "realdata"}
+    assert any(words[0] == "import" for words in found)
+    assert any(words[-2:] == ("--out", "/scratch/rat") for words in found), "torchrun, over two lines"
+    assert any(words[0] == "plan" and "mnist" in words for words in found)
 
 
 @pytest.mark.parametrize(("program", "words"), commands(), ids=[" ".join((program, *words)) for program, words in commands()])
