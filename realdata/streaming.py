@@ -5,7 +5,6 @@ the transformed images (float32) take at most 8 GiB and at most a quarter of the
 (mapped from disk, see `realdata.data`), and only the rows of a chunk exist as floats.
 """
 
-import os
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
@@ -15,6 +14,7 @@ import torch
 
 from realdata.data.imageset import Images, ImageSet
 from realdata.preprocess import Transform
+from sims.lab.environment import memory
 
 LARGEST = 2**33  # bytes
 PARTS = 4  # of a device's memory, one of which may hold images
@@ -68,10 +68,7 @@ Labelled: TypeAlias = tuple[Rows, torch.Tensor]
 
 def room(device: torch.device) -> int:
     """Bytes of transformed images that are kept on the device."""
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-    else:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else memory()
     return min(LARGEST, total // PARTS)
 
 

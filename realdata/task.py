@@ -142,7 +142,7 @@ def check(config: DistillConfig, split: Split) -> None:
     """Refuses what a configuration and its data set do not allow together."""
     if not config.trajectories and config.real_batch > len(split.fitted):
         raise RunError(f"the real batch must lie in [1, {len(split.fitted)}]: real_batch={config.real_batch}")
-    smallest = int(np.bincount(split.fitted.labels).min())
+    smallest = int(np.bincount(split.fitted.labels, minlength=len(split.source.classes)).min())
     if config.init == "real" and config.ipc > smallest:
         raise RunError(f"the smallest class has {smallest} images to start from: ipc={config.ipc}, use --init noise or fewer")
     convnet(config.network, split.source.shape, len(split.source.classes))

@@ -44,14 +44,14 @@ def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
         sizes = {member.filename: member.file_size for member in archive.infolist()}
     for name in ("images", "labels"):
         if sizes.get(f"{name}.npy", 0) > LIMIT:
-            raise DataError(f"{path}: {name} takes more than {LIMIT / 2**30:.0f} GiB: store it as a pair of .npy files, which are mapped")
+            raise DataError(f"{path}: {name} takes more than {LIMIT >> 20} MiB: store it as a pair of .npy files, which are mapped")
     with np.load(path, allow_pickle=False) as arrays:
         return arrays["images"], arrays["labels"]
 
 
 def _from_safetensors(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if path.stat().st_size > LIMIT:
-        raise DataError(f"{path} takes more than {LIMIT / 2**30:.0f} GiB: store it as a pair of .npy files, which are mapped")
+        raise DataError(f"{path} takes more than {LIMIT >> 20} MiB: store it as a pair of .npy files, which are mapped")
     with safetensors.safe_open(path, framework="numpy") as arrays:
         return arrays.get_tensor("images"), arrays.get_tensor("labels")
 

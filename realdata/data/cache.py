@@ -2,11 +2,12 @@
 
     CACHE/SPLIT-SHAPE-KEY/images.npy    (n, channels, side, side) bytes
     CACHE/SPLIT-SHAPE-KEY/index.json    CRC-32 of each chunk of 512 images; written last, so what has it is complete
-    CACHE/.SPLIT-SHAPE-KEY.tmp/         one in the making, with done.log: the chunks that have reached the disk
-    CACHE/.SPLIT-SHAPE-KEY.lock         held with flock by the process that makes it; others wait
+    CACHE/.SPLIT-SHAPE-TREE.tmp/        one in the making, with done.log: the chunks that have reached the disk; unreadable.txt: pictures
+    CACHE/.SPLIT-SHAPE-TREE.lock        held with flock by the process that makes it; others wait
 
-KEY is a hash of the reader's version and of every picture's path, class, size and time of change: another picture is another cache. A
-process that dies leaves the making folder, and the next one goes on from its log. Every opening compares checksums: all of them up to
+KEY is a hash of the reader's version, the tree's place and every picture's path, class, size and times of change: another picture is
+another cache. TREE is one of the version and the place alone. A process that dies, or meets pictures that cannot be read, leaves the making
+folder, and the next one takes from it every chunk whose pictures are as they were. Every opening compares checksums: all of them up to
 1 GiB, beyond that evenly spread ones amounting to 1 GiB; what does not match is made again. CACHE is $DISTILL_CACHE, by default
 $XDG_CACHE_HOME/distillation-laws or ~/.cache/distillation-laws; any part of it may be removed at any time.
 """
@@ -36,6 +37,7 @@ from sims.lab.progress import progress
 VERSION = 1  # of what `decode` makes of a picture
 CHUNK = 512  # images
 CHECKED = 2**30  # bytes compared with their checksums at every opening
+UNREADABLE = "unreadable.txt"
 
 Shape = tuple[int, int, int]
 
@@ -49,22 +51,27 @@ def cache_folder() -> Path:
 
 def cached_images(listing: Listing, split: str, shape: Shape) -> np.ndarray:
     """The pictures of a split, (n, *shape) bytes mapped from the cache, which is made or mended first where need be."""
-    key = hashlib.sha256(f"{VERSION} {CHUNK} {shape} {listing.key}".encode()).hexdigest()[:20]
-    place = cache_folder() / f"{split}-{'x'.join(map(str, shape))}-{key}"
+    stem, form = f"{split}-{'x'.join(map(str, shape))}", f"{VERSION} {CHUNK} {shape}"
+    place = cache_folder() / f"{stem}-{_short(form, listing.key())}"
+    making = place.with_name(f".{stem}-{_short(form, listing.key(0, 0))}.tmp")
     full = (len(listing.files), *shape)
     if (images := _mapped(place, full)) is not None:
         return images
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _only_here(place):
+        with _only_here(making.with_suffix(".lock")):
             if (images := _mapped(place, full)) is not None:  # another process made it meanwhile
                 return images
-            _build(place, listing, shape)
+            _build(place, making, listing, shape)
     except OSError as error:
         raise _fault(place.parent, error.strerror or str(error)) from error
     if (images := _mapped(place, full)) is None:
         raise _fault(place.parent, "what was written there does not read back")
     return images
+
+
+def _short(*words: str) -> str:
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:20]
 
 
 def _fault(folder: Path, reason: str) -> DataError:
@@ -95,44 +102,44 @@ def _chunk(images: np.ndarray, k: int) -> memoryview:
 
 
 @contextmanager
-def _only_here(place: Path) -> Iterator[None]:
-    """Holds the lock of one cache; waits for another process that has it. The system lets go when the holder dies."""
-    lock = os.open(place.with_name(f".{place.name}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
+def _only_here(path: Path) -> Iterator[None]:
+    """Holds the lock of one making folder; waits for another process that has it. The system lets go when the holder dies."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"another process decodes these pictures into {place}: waiting for it", file=sys.stderr)
+            print(f"another process decodes these pictures into {path.parent}: waiting for it", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
 
 
-def _build(place: Path, listing: Listing, shape: Shape) -> None:
+def _build(place: Path, making: Path, listing: Listing, shape: Shape) -> None:
     """Decodes every picture that the log of an earlier attempt does not have, then gives the folder its name."""
     full = (len(listing.files), *shape)
-    making = place.with_name(f".{place.name}.tmp")
     making.mkdir(exist_ok=True)
     _refuse_small_disk(making, full)
     file, start = _laid_out(making / "images.npy", full)
     there = np.load(file, mmap_mode="r", allow_pickle=False)
-    done = {k: crc for k, crc in _logged(making / "done.log", _chunks(full[0])).items() if zlib.crc32(_chunk(there, k)) == crc}
-    todo = [k for k in range(_chunks(full[0])) if k not in done]
+    keys = [listing.key(k * CHUNK, (k + 1) * CHUNK) for k in range(_chunks(full[0]))]
+    logged = _logged(making / "done.log")
+    done: dict[int, int | None] = {k: logged[key] for k, key in enumerate(keys) if zlib.crc32(_chunk(there, k)) == logged.get(key)}
+    todo, faults = [k for k in range(len(keys)) if k not in done], dict[str, RunError]()
 
-    def work(k: int) -> tuple[int, int]:
-        pictures = listing.files[k * CHUNK : (k + 1) * CHUNK]
-        images = np.empty((len(pictures), *shape), dtype=np.uint8)
-        for image, path in zip(images, pictures, strict=True):
-            image[:] = decode(listing.folder / path, shape)
+    def work(k: int) -> tuple[int, int | None, dict[str, RunError]]:
+        images, bad = _decoded(listing, k, shape)
+        if bad:
+            return k, None, bad
         with file.open("r+b") as target:
             target.seek(start + k * CHUNK * images[0].nbytes)
             target.write(images.data)
             target.flush()
             os.fsync(target.fileno())
         crc = zlib.crc32(images.data)
-        os.write(log, f"{k} {crc}\n".encode())  # by the thread itself, once the images are on disk: a kill loses what is under way only
-        return k, crc
+        os.write(log, f"{keys[k]} {crc}\n".encode())  # by the thread itself, once they are on disk: a kill loses what is under way only
+        return k, crc, bad
 
     # Threads: Pillow decodes and scales without the interpreter's lock, and nothing is left behind when the process is killed.
     pool = ThreadPoolExecutor(cores())
@@ -140,21 +147,34 @@ def _build(place: Path, listing: Listing, shape: Shape) -> None:
     try:
         with progress(full[0], "decode pictures") as bar:
             bar.skip(min(len(done) * CHUNK, full[0]))
-            for k, crc in pool.map(work, todo):
+            for k, crc, bad in pool.map(work, todo):
                 done[k] = crc
+                faults |= bad
                 bar.advance(min(CHUNK, full[0] - k * CHUNK))
-    except RunError:  # a picture that cannot be read: with it mended, the cache has another key
-        pool.shutdown(cancel_futures=True)
-        shutil.rmtree(making)
-        raise
     finally:
         pool.shutdown(cancel_futures=True)
         os.close(log)
+    if faults:
+        (making / UNREADABLE).write_bytes(b"".join(os.fsencode(path) + b"\n" for path in faults))
+        raise DataError(f"{next(iter(faults.values()))} (pictures of this kind: {len(faults)}, listed in {making / UNREADABLE})")
     atomic_write(making / "index.json", json.dumps({"crc32": [done[k] for k in sorted(done)]}))
     if place.exists():  # a damaged one
         shutil.rmtree(place)
     making.rename(place)
-    (place / "done.log").unlink()
+    for rest in ("done.log", UNREADABLE):
+        (place / rest).unlink(missing_ok=True)
+
+
+def _decoded(listing: Listing, k: int, shape: Shape) -> tuple[np.ndarray, dict[str, RunError]]:
+    """Chunk k, and what is wrong with those of its pictures that cannot be read, by path."""
+    pictures = listing.files[k * CHUNK : (k + 1) * CHUNK]
+    images, bad = np.empty((len(pictures), *shape), dtype=np.uint8), dict[str, RunError]()
+    for image, path in zip(images, pictures, strict=True):
+        try:
+            image[:] = decode(listing.folder / path, shape)
+        except RunError as error:
+            bad[path] = error
+    return images, bad
 
 
 def _refuse_small_disk(making: Path, full: tuple[int, ...]) -> None:
@@ -174,12 +194,8 @@ def _laid_out(path: Path, full: tuple[int, ...]) -> tuple[Path, int]:
     return path, start
 
 
-def _logged(path: Path, chunks: int) -> dict[int, int]:
-    """Chunk -> checksum of what is on disk already; a line cut short by a kill does not count."""
-    done: dict[int, int] = {}
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    for line in lines:
-        words = line.split()
-        if len(words) == 2 and all(word.isdecimal() for word in words) and int(words[0]) < chunks:
-            done[int(words[0])] = int(words[1])
-    return done
+def _logged(path: Path) -> dict[str, int]:
+    """Key of a chunk -> checksum of what is on disk already; a line cut short by a kill does not count."""
+    lines = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
+    pairs = (line.split(" ") for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdecimal()}

@@ -1,6 +1,7 @@
 """CIFAR's python pickles, read without letting them make anything: arrays are built here, from the parts the pickle names.
 
-A pickle is a program for a small machine. Its instructions are looked through first (none may need more memory than the file itself), then
+A pickle is a program for a small machine. Its instructions are looked through first (none may need more memory than the file itself, and
+neither they nor the bytes may be more than the published files need by far), then
 it runs with two stand-ins for numpy's constructors, which only note their arguments; any other name it asks for ends the reading.
 """
 
@@ -18,6 +19,8 @@ from realdata.data.imageset import ImageSet
 from realdata.data.table import Source
 from sims.lab.files import RunError
 
+LARGEST = 2**28  # bytes; CIFAR-100's training file has 1.6e8
+INSTRUCTIONS = 2_000_000  # it has some 2e5
 TUPLES = 100  # a data file has a few; the hash of deeply nested ones would exhaust the stack
 
 
@@ -83,7 +86,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """The dictionary in a pickle of plain data: its byte keys as str, its arrays as (n, m) arrays of bytes."""
-    data = content(path)
+    data = content(path, LARGEST)
     try:
         _look_through(data)
         found = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
@@ -118,7 +121,7 @@ def _look_through(data: bytes) -> None:
     tuples = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
         tuples += opcode.name.startswith("TUPLE")
-        if tuples > TUPLES or (opcode.name.endswith("PUT") and not 0 <= int(argument or 0) <= count):
+        if count > INSTRUCTIONS or tuples > TUPLES or (opcode.name.endswith("PUT") and not 0 <= int(argument or 0) <= count):
             raise DataError(f"is built unlike any data file ({opcode.name}): it was not run, do not trust this file")
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from realdata.data.table import source
+from sims.lab.environment import memory
 from sims.lab.files import RunError
 
-LIMIT = 2**33  # bytes of one file held in memory; larger sets belong into .npy (mapped) or picture folders (cached)
+LIMIT = min(2**33, memory() // 2)  # bytes of one file held in memory; larger sets belong into .npy (mapped) or picture folders (cached)
 EXPANSION = 1032  # deflate's largest ratio of content to packed bytes
 
 
@@ -82,10 +83,10 @@ def most(path: Path) -> int:
     return min(LIMIT, path.stat().st_size * (EXPANSION if path.suffix == ".gz" else 1) + 1024)
 
 
-def content(path: Path) -> bytes:
-    """The whole content."""
+def content(path: Path, largest: int = LIMIT) -> bytes:
+    """The whole content, at most `largest` bytes."""
     with opened(path) as file:
-        data = file.read(most(path))
+        data = file.read(min(largest, most(path)))
         if file.read(1):
-            raise DataError(f"{path} holds more than {LIMIT / 2**30:.0f} GiB: no file of this kind is so large, fetch it again")
+            raise DataError(f"{path} holds more than {min(largest, LIMIT) >> 20} MiB: no file of this kind is so large, fetch it again")
     return data

@@ -28,14 +28,26 @@ ANNOTATIONS = 2**26  # bytes
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The pictures of one split: paths below `folder`, labels (n,), bytes of each (n,), and a hash of all that names their content."""
+    """The pictures of one split: paths below the real `folder`, labels (n,), bytes of each (n,), times (n, 2) of change in ns.
+
+    The times are those of the content, which a copy or an archive may set, and of the entry (ctime), which the system alone sets.
+    """
 
     folder: Path
     files: list[str]
     labels: np.ndarray
     sizes: np.ndarray
+    times: np.ndarray
     classes: tuple[str, ...]
-    key: str
+
+    def key(self, start: int = 0, stop: int | None = None) -> str:
+        """A hash of all that names the content of the pictures [start, stop), short of reading them."""
+        part = slice(start, stop)
+        digest = hashlib.sha256(os.fsencode(self.folder))
+        columns = (column[part].tolist() for column in (self.labels, self.sizes, self.times))
+        for path, label, size, (content, entry) in zip(self.files[part], *columns, strict=True):
+            digest.update(b"\0%s\0%d %d %d %d" % (os.fsencode(path), label, size, content, entry))
+        return digest.hexdigest()
 
 
 def list_split(known: Source, folder: Path, split: str) -> Listing:
@@ -45,15 +57,12 @@ def list_split(known: Source, folder: Path, split: str) -> Listing:
         raise DataError(f"{folder} has none of {', '.join(known.parts[split])}: fetch the complete data set, or give its place as --root")
     names = known.class_folders or _class_names(inside(folder, folder / known.parts["train"][0]), len(known.classes))
     found = _annotated(part, folder, names, bool(known.class_folders)) if part.is_file() else _by_class(part, folder, names)
-    digest = hashlib.sha256()
-    for path, label, size, changed in found:
-        digest.update(b"%s\0%d %d %d\n" % (os.fsencode(path), label, size, changed))
-    labels, sizes = (np.array([entry[k] for entry in found], dtype=np.int64) for k in (1, 2))
+    labels, sizes, times = (np.array([entry[k] for entry in found], dtype=np.int64) for k in (1, 2, 3))
     counts = np.bincount(labels, minlength=len(names))
     if not counts.all():
         raise DataError(f"{part} has no picture of class {names[int(np.argmin(counts))]} (suffixes known: {', '.join(sorted(SUFFIXES))})")
     classes = known.classes if known.named else names
-    return Listing(folder, [entry[0] for entry in found], labels, sizes, classes, digest.hexdigest())
+    return Listing(folder, [entry[0] for entry in found], labels, sizes, times, classes)
 
 
 def decode(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -82,7 +91,7 @@ def _centre(size: tuple[int, int], side: int) -> tuple[float, float, float, floa
     return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
 
 
-Entry = tuple[str, int, int, int]  # path below the folder, label, bytes, time of change in ns
+Entry = tuple[str, int, int, tuple[int, int]]  # path below the folder, label, bytes, times of change in ns
 
 
 def _class_names(folder: Path, expected: int) -> tuple[str, ...]:
@@ -100,30 +109,35 @@ def _by_class(part: Path, folder: Path, names: tuple[str, ...]) -> list[Entry]:
         place = part / name
         if not place.is_dir():
             raise DataError(f"{place} is missing: fetch the complete data set, or give its place as --root")
-        _walk(inside(folder, place), folder, label, entries)
+        waiting = _listed(inside(folder, place))
+        while waiting:  # folders may be nested deeper than calls
+            entry = waiting.pop()
+            if entry.is_dir(follow_symlinks=False):
+                waiting += _listed(Path(entry.path))
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):
+                entries.append(_entry(entry, folder, label))
     return entries
 
 
-def _walk(place: Path, folder: Path, label: int, entries: list[Entry]) -> None:
+def _listed(place: Path) -> list["os.DirEntry[str]"]:
+    """What a folder holds, the first name last."""
     try:
         with os.scandir(place) as listed:
-            found = sorted(listed, key=lambda entry: entry.name)
+            return sorted(listed, key=lambda entry: entry.name, reverse=True)
     except OSError as error:
         raise DataError(f"{place} cannot be read ({error.strerror}): check its permissions") from error
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            _walk(Path(entry.path), folder, label, entries)
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and not entry.name.startswith("."):
-            entries.append(_entry(entry, folder, label))
 
 
 def _entry(entry: "os.DirEntry[str]", folder: Path, label: int) -> Entry:
     if entry.is_symlink():
         inside(folder, Path(entry.path))
-    if not entry.is_file():
-        raise DataError(f"{entry.path} is no file: remove it")
-    status = entry.stat()
-    return entry.path[len(str(folder)) + 1 :], label, status.st_size, status.st_mtime_ns
+    try:
+        if not entry.is_file():
+            raise DataError(f"{entry.path} is no file: remove it")
+        status = entry.stat()
+    except OSError as error:
+        raise DataError(f"{entry.path} cannot be read ({error.strerror}): remove it or check its permissions") from error
+    return entry.path[len(str(folder)) + 1 :], label, status.st_size, (status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _annotated(part: Path, folder: Path, names: tuple[str, ...], some: bool) -> list[Entry]:

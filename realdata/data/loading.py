@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from realdata.data.arrays import read_arrays
 from realdata.data.cache import cached_images
 from realdata.data.cifar import read_batches
@@ -14,7 +16,7 @@ from realdata.data.table import SPLITS, Source, source
 
 
 def load(name: str, root: str | Path, split: str) -> ImageSet:
-    """One split ("train" or "test") of the data set below `root`; counts, shape and label range checked."""
+    """One split ("train" or "test") of the data set below `root`; counts, shape, label range and training images of each class checked."""
     if split not in SPLITS:
         raise DataError(f"unknown split {split!r}: choose train or test")
     known = source(name)
@@ -27,6 +29,10 @@ def load(name: str, root: str | Path, split: str) -> ImageSet:
         raise DataError(
             f"{folder}: labels of {name} must lie in 0..{len(known.classes) - 1}: found {images.labels.min()}..{images.labels.max()}"
         )
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    if split == "train" and not counts.all():
+        name = images.classes[int(np.argmin(counts))]
+        raise DataError(f"{folder}: no training image of class {name}: fetch the files again, or describe a set without it")
     return images
 
 

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container, control groups 2 and 1
+
 
 def environment(backend: str = "numpy", seed: int | None = None) -> dict[str, Any]:
     """A JSON-ready record of this process. `backend` names runtime and device in words, e.g. "numpy" or "cupy: NVIDIA H200"."""
@@ -35,6 +37,17 @@ def environment(backend: str = "numpy", seed: int | None = None) -> dict[str, An
 def cores() -> int:
     """Processor cores that this process may use; all of the machine's where the system does not tell (macOS)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or less where its container has less."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for place in MEMORY_LIMITS:
+        try:
+            sizes.append(int(Path(place).read_text()))
+        except (OSError, ValueError):  # not there, or the word max
+            continue
+    return min(sizes)
 
 
 def versions() -> dict[str, str]:

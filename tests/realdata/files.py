@@ -22,6 +22,7 @@ def write_mnist(folder: Path, rng: np.random.Generator, *, compress: bool = Fals
     patterns = np.kron(rng.integers(0, 200, (10, 4, 4)), np.ones((7, 7), dtype=np.int64)).astype(np.uint8)
     for stem, count in zip(("train", "t10k"), counts, strict=True):
         labels = rng.integers(0, 10, count)
+        labels[:10] = np.arange(10)[:count]  # no class is left out
         images = patterns[labels] + rng.integers(0, 56, (count, 28, 28), dtype=np.uint8)
         for name, array in ((f"{stem}-images-idx3-ubyte", images), (f"{stem}-labels-idx1-ubyte", labels)):
             data = idx_bytes(array)
@@ -50,23 +51,23 @@ def python2_pickle(content: Any) -> bytes:
 
 
 def write_cifar(folder: Path, rng: np.random.Generator, *, each: int = 10_000, protocol: int = 2) -> None:
-    """CIFAR-10's six batches of `each` random images; the same bytes in every batch, for speed."""
+    """CIFAR-10's six batches of `each` random images, classes in turn; the same bytes in every batch, for speed."""
     folder.mkdir(parents=True, exist_ok=True)
-    batch = {b"data": rng.integers(0, 256, (each, 3072), dtype=np.uint8), b"labels": [int(x) for x in rng.integers(0, 10, each)]}
+    batch = {b"data": rng.integers(0, 256, (each, 3072), dtype=np.uint8), b"labels": [k % 10 for k in range(each)]}
     content = python2_pickle(batch) if protocol == 2 else pickle.dumps(batch, protocol=protocol)
     for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
         (folder / name).write_bytes(content)
 
 
-def write_cifar100(folder: Path, rng: np.random.Generator, *, each: int = 6) -> None:
-    """CIFAR-100's two files of `each` random images, with all the entries the published ones have."""
+def write_cifar100(folder: Path, rng: np.random.Generator, *, each: int = 100) -> None:
+    """CIFAR-100's two files of `each` random images, classes in turn, with all the entries the published ones have."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("train", "test"):
         content = {
             b"filenames": [f"{k}.png".encode() for k in range(each)],
             b"batch_label": b"training batch 1 of 1",
-            b"fine_labels": [int(x) for x in rng.integers(0, 100, each)],
-            b"coarse_labels": [int(x) for x in rng.integers(0, 20, each)],
+            b"fine_labels": [k % 100 for k in range(each)],
+            b"coarse_labels": [k % 20 for k in range(each)],
             b"data": rng.integers(0, 256, (each, 3072), dtype=np.uint8),
         }
         (folder / name).write_bytes(python2_pickle(content))

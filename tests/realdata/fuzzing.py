@@ -77,7 +77,7 @@ def refusal(name: str, root: Path, split: str) -> str | None:
 def idx_set(root: Path, rng: np.random.Generator, *, packed: bool) -> tuple[str, Path, str]:
     suffix, pack = (".gz", gzip.compress) if packed else ("", bytes)
     for stem in ("train", "t10k"):
-        images, labels = rng.integers(0, 256, (6, 8, 8)), rng.integers(0, 10, 6)
+        images, labels = rng.integers(0, 256, (12, 8, 8)), np.arange(12) % 10
         (root / f"{stem}-images-idx3-ubyte{suffix}").write_bytes(pack(idx_bytes(images)))
         (root / f"{stem}-labels-idx1-ubyte{suffix}").write_bytes(pack(idx_bytes(labels)))
     kind = "images-idx3" if rng.random() < 0.7 else "labels-idx1"
@@ -85,12 +85,12 @@ def idx_set(root: Path, rng: np.random.Generator, *, packed: bool) -> tuple[str,
 
 
 def cifar_set(root: Path, rng: np.random.Generator, *, protocol: int) -> tuple[str, Path, str]:
-    write_cifar(root, rng, each=2, protocol=protocol)
+    write_cifar(root, rng, each=10, protocol=protocol)
     return "cifar10", root / "data_batch_3", "train"
 
 
 def cifar100_set(root: Path, rng: np.random.Generator) -> tuple[str, Path, str]:
-    write_cifar100(root, rng, each=2)
+    write_cifar100(root, rng, each=20)
     return "cifar100-coarse", root / "train", "train"
 
 
@@ -112,7 +112,7 @@ def npy_set(root: Path, rng: np.random.Generator) -> tuple[str, Path, str]:
 
 
 def pair(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    return {"images": rng.integers(0, 256, (5, 3, 8, 8), dtype=np.uint8), "labels": rng.integers(0, 4, 5)}
+    return {"images": rng.integers(0, 256, (5, 3, 8, 8), dtype=np.uint8), "labels": np.arange(5) % 4}
 
 
 def picture_set(root: Path, rng: np.random.Generator, *, form: str, mode: str = "RGB") -> tuple[str, Path, str]:

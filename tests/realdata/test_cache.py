@@ -1,7 +1,6 @@
 """The cache of decoded pictures: made once, mended when damaged, safe when killed or made twice, plain about a disk that refuses."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -14,9 +13,10 @@ import pytest
 
 from realdata import data
 from realdata.data import cache
+from realdata.data.folders import list_split
 from sims.lab.environment import cores
 from sims.lab.files import RunError
-from tests.realdata.files import write_tree
+from tests.realdata.files import picture, some_pixels, write_tree
 
 NAME = "folders:3x8x8:2"
 EACH = 40
@@ -43,6 +43,13 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "decode", decode)
 
 
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The pictures that are decoded from now on."""
+    decode, seen = cache.decode, list[Path]()
+    monkeypatch.setattr(cache, "decode", lambda path, shape: (seen.append(path), decode(path, shape))[1])
+    return seen
+
+
 def test_pictures_are_decoded_once(place: Path, tree: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch):
     first = data.load(NAME, tree[0], "train")
     assert np.array_equal(first.images, tree[1])
@@ -64,6 +71,27 @@ def test_another_picture_side_or_order_is_another_cache(place: Path, tree: tuple
     os.utime(picture, ns=(1, 1))
     assert np.array_equal(data.load(NAME, tree[0], "train").images[0], tree[1][EACH + 1])
     assert len([entry for entry in place.iterdir() if entry.is_dir()]) == 4
+
+
+def test_trees_that_differ_in_content_alone_are_told_apart(place: Path, tmp_path: Path):
+    """Bitmaps of one size all have the same number of bytes, and archives may set the time of a file's content."""
+    rng, pixels = np.random.default_rng(0), {}
+    for tree in ("one", "other"):
+        for name in ("a", "b"):
+            pixels[tree, name] = some_pixels(rng, 8, 8)
+            picture_at = tmp_path / tree / "train" / name / "x.bmp"
+            picture_at.parent.mkdir(parents=True)
+            picture_at.write_bytes(picture(pixels[tree, name], "BMP"))
+            os.utime(picture_at, ns=(0, 0))
+    for tree in ("one", "other", "one"):
+        expected = [pixels[tree, name].transpose(2, 0, 1) for name in ("a", "b")]
+        assert np.array_equal(data.load(NAME, tmp_path / tree, "train").images, expected)
+    changed, before = tmp_path / "one" / "train" / "a" / "x.bmp", os.stat(tmp_path / "one" / "train" / "a" / "x.bmp")
+    while os.stat(changed).st_ctime_ns == before.st_ctime_ns:  # the system's clock of files has coarse steps
+        changed.write_bytes(picture(pixels["other", "b"], "BMP"))
+        os.utime(changed, ns=(0, 0))
+    assert (os.stat(changed).st_size, os.stat(changed).st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert np.array_equal(data.load(NAME, tmp_path / "one", "train").images[0], pixels["other", "b"].transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("damage", ["byte", "short", "index", "no index", "no images", "other shape"])
@@ -96,15 +124,36 @@ def test_large_caches_are_checked_in_part(place: Path, tree: tuple[Path, np.ndar
     assert looked == [0, 4, 8]
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_leaves_nothing(place: Path, tree: tuple[Path, np.ndarray]):
-    broken = tree[0] / "train" / "b" / "b_07.png"
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[:40])
-    with pytest.raises(RunError, match=r"b_07.png is no picture that can be read"):
+def test_pictures_that_cannot_be_read_are_all_named_and_the_others_stay(
+    place: Path, tree: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
+):
+    broken = [tree[0] / "train" / "a" / "a_03.png", tree[0] / "train" / "b" / "b_07.png"]
+    whole = [path.read_bytes() for path in broken]
+    for path, content in zip(broken, whole, strict=True):
+        path.write_bytes(content[:40])
+    with pytest.raises(RunError, match=r"a_03.png is no picture that can be read .*: 2, listed in .*unreadable.txt"):
         data.load(NAME, tree[0], "train")
-    assert [entry for entry in place.iterdir() if entry.is_dir()] == []
-    broken.write_bytes(whole)
+    (making,) = (entry for entry in place.iterdir() if entry.is_dir())
+    assert making.name.startswith(".")
+    assert (making / "unreadable.txt").read_text().splitlines() == ["train/a/a_03.png", "train/b/b_07.png"]
+    for path, content in zip(broken, whole, strict=True):
+        path.write_bytes(content)
+    seen = noted(monkeypatch)
     assert np.array_equal(data.load(NAME, tree[0], "train").images, tree[1])
+    assert len(seen) == 2 * 8, "the chunks of the two alone are decoded again"
+    (made,) = (entry for entry in place.iterdir() if entry.is_dir())
+    assert sorted(entry.name for entry in made.iterdir()) == ["images.npy", "index.json"]
+
+
+def test_without_the_pictures_that_cannot_be_read_it_goes_on(place: Path, tree: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch):
+    broken = tree[0] / "train" / "b" / "b_07.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(RunError, match=r"b_07.png is no picture"):
+        data.load(NAME, tree[0], "train")
+    broken.unlink()
+    seen = noted(monkeypatch)
+    assert np.array_equal(data.load(NAME, tree[0], "train").images, np.delete(tree[1], EACH + 7, axis=0))
+    assert len(seen) == 2 * EACH - 1 - EACH, "the chunks before it are kept"
 
 
 # --- killed, and two at once ----------------------------------------------------------------------------------------------------------
@@ -144,8 +193,7 @@ def check_killed_at(pictures: int, place: Path, tree: tuple[Path, np.ndarray], m
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert [entry for entry in place.iterdir() if entry.is_dir() and not entry.name.startswith(".")] == []
-    decode, seen = cache.decode, []
-    monkeypatch.setattr(cache, "decode", lambda path, shape: (seen.append(path), decode(path, shape))[1])
+    seen = noted(monkeypatch)
     assert np.array_equal(data.load(NAME, tree[0], "train").images, tree[1])
     # A chunk counts once its line is in the log: only what was under way, at most a chunk a thread, is done again.
     finished = (2 * EACH - len(seen)) // cache.CHUNK
@@ -167,15 +215,20 @@ def test_killed_at_random_pictures(pictures: int, place: Path, tree: tuple[Path,
 
 
 def test_only_what_the_log_has_and_the_disk_confirms_is_kept(place: Path, tree: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch):
-    data.load(NAME, tree[0], "train")
-    (folder,) = (entry for entry in place.iterdir() if entry.is_dir())
-    sums = json.loads((folder / "index.json").read_text())["crc32"]
-    making = folder.with_name(f".{folder.name}.tmp")
-    folder.rename(making)
-    (making / "index.json").unlink()
-    (making / "done.log").write_text(f"0 1\nnonsense\n9999 3\n2 {sums[2]}\n3 {sums[3]}")  # the last line was cut short
-    decode, seen = cache.decode, []
-    monkeypatch.setattr(cache, "decode", lambda path, shape: (seen.append(path), decode(path, shape))[1])
+    atomic_write = cache.atomic_write
+    monkeypatch.setattr(cache, "atomic_write", None)
+    with pytest.raises(TypeError):
+        data.load(NAME, tree[0], "train")
+    monkeypatch.setattr(cache, "atomic_write", atomic_write)
+    listing = list_split(data.source(NAME), tree[0].resolve(), "train")
+    order = [listing.key(8 * k, 8 * k + 8) for k in range(10)]
+    (log,) = place.glob(".*.tmp/done.log")
+    lines = sorted(log.read_text().splitlines(), key=lambda line: order.index(line.split()[0]))
+    keys, sums = zip(*(line.split() for line in lines), strict=True)
+    log.write_bytes(
+        f"{keys[0]} 1\nnonsense\n9999 3\n{keys[5]} {sums[4]}\n{lines[2]}\n\xff\n{lines[3]}".encode("latin-1")
+    )  # the last one cut
+    seen = noted(monkeypatch)
     assert np.array_equal(data.load(NAME, tree[0], "train").images, tree[1])
     assert len(seen) == 2 * EACH - 8  # all but chunk 2
 

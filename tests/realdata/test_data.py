@@ -77,27 +77,27 @@ def test_mnist_is_found_and_read(tmp_path: Path, compress: bool, place: str, mon
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("place", [".", "cifar-10-batches-py"])
 def test_cifar_is_found_and_read(tmp_path: Path, protocol: int, place: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(data.SOURCES, "cifar10", _smaller("cifar10", {"train": 20, "test": 4}))
-    write_cifar(tmp_path / place, np.random.default_rng(0), each=4, protocol=protocol)
+    monkeypatch.setitem(data.SOURCES, "cifar10", _smaller("cifar10", {"train": 50, "test": 10}))
+    write_cifar(tmp_path / place, np.random.default_rng(0), each=10, protocol=protocol)
     train = data.load("cifar10", tmp_path, "train")
-    assert train.images.shape == (20, 3, 32, 32)
+    assert train.images.shape == (50, 3, 32, 32)
     with open(tmp_path / place / "data_batch_1", "rb") as file:
         raw = pickle.load(file, encoding="bytes")
-    assert np.array_equal(train.images[:4].reshape(4, -1), raw[b"data"])
-    assert train.labels[:4].tolist() == raw[b"labels"]
-    assert len(data.load("cifar10", tmp_path, "test")) == 4
+    assert np.array_equal(train.images[:10].reshape(10, -1), raw[b"data"])
+    assert train.labels[:10].tolist() == raw[b"labels"]
+    assert len(data.load("cifar10", tmp_path, "test")) == 10
 
 
 def test_cifar100_has_fine_and_coarse_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for name in ("cifar100", "cifar100-coarse"):
-        monkeypatch.setitem(data.SOURCES, name, _smaller(name, {"train": 6, "test": 6}))
+        monkeypatch.setitem(data.SOURCES, name, _smaller(name, {"train": 100, "test": 100}))
     write_cifar100(tmp_path / "cifar-100-python", np.random.default_rng(0))
     fine, coarse = (data.load(name, tmp_path, "train") for name in ("cifar100", "cifar100-coarse"))
     with open(tmp_path / "cifar-100-python" / "train", "rb") as file:
         raw = pickle.load(file, encoding="bytes")
     assert fine.labels.tolist() == raw[b"fine_labels"]
     assert coarse.labels.tolist() == raw[b"coarse_labels"]
-    assert np.array_equal(fine.images.reshape(6, -1), raw[b"data"])
+    assert np.array_equal(fine.images.reshape(100, -1), raw[b"data"])
     assert (len(set(fine.classes)), len(set(coarse.classes))) == (100, 20)
     assert list(fine.classes) == sorted(fine.classes)
     assert list(coarse.classes) == sorted(coarse.classes)
@@ -106,7 +106,7 @@ def test_cifar100_has_fine_and_coarse_labels(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("shape", [(7, 9, 8), (7, 1, 9, 8), (7, 3, 9, 8)])
 def test_any_idx_pair_is_read(tmp_path: Path, shape: tuple[int, ...]):
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 256, shape), rng.integers(0, 4, 7)
+    images, labels = rng.integers(0, 256, shape), rng.permutation(7) % 4
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx_bytes(images))
     (tmp_path / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels)))
     found = data.load(f"idx:{3 if shape[1] == 3 else 1}x9x8:4", tmp_path, "train")
@@ -120,7 +120,7 @@ def test_any_idx_pair_is_read(tmp_path: Path, shape: tuple[int, ...]):
 @pytest.mark.parametrize("layout", ["channels first", "channels last", "no channels"])
 def test_pairs_of_arrays_are_read(tmp_path: Path, form: str, layout: str):
     rng, channels = np.random.default_rng(0), 1 if layout == "no channels" else 3
-    images, labels = rng.integers(0, 256, (5, channels, 8, 9), dtype=np.uint8), rng.integers(0, 3, 5)
+    images, labels = rng.integers(0, 256, (5, channels, 8, 9), dtype=np.uint8), rng.permutation(5) % 3
     stored = {"channels first": images, "channels last": np.ascontiguousarray(np.moveaxis(images, 1, -1)), "no channels": images[:, 0]}[
         layout
     ]
@@ -150,6 +150,17 @@ def test_other_arrays_are_refused(tmp_path: Path, form: str, images: np.ndarray,
     write_arrays(tmp_path, form, images, np.array(labels))
     with pytest.raises(RunError, match=words):
         data.load("arrays:3x8x8:4", tmp_path, "train")
+
+
+def test_a_class_without_a_training_image_is_named(tmp_path: Path):
+    """The test split may lack one."""
+    images = np.zeros((3, 3, 8, 8), dtype=np.uint8)
+    for split, labels in (("train", [0, 1, 3]), ("test", [0, 0, 3])):
+        np.savez(tmp_path / f"{split}.npz", images=images, labels=np.array(labels))
+    with pytest.raises(RunError, match="no training image of class c: "):
+        data.load("arrays:3x8x8:a,b,c,d", tmp_path, "train")
+    assert data.load("arrays:3x8x8:a,b,c,d", tmp_path, "test").labels.tolist() == [0, 0, 3]
+    assert ["no training image of class c" in check.fault for check in data.verify("arrays:3x8x8:a,b,c,d", tmp_path)] == [True, False]
 
 
 def write_arrays(folder: Path, form: str, images: np.ndarray, labels: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """Files that mean harm: pickles that ask for more than data, names and links that lead elsewhere; one clear line, and nothing else."""
 
+import gzip
 import pickle
 import pickletools
 import struct
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from realdata import data
+from realdata.data import cifar
 from sims.lab.files import RunError
 from tests.realdata.files import picture, python2_pickle, some_pixels, write_cifar, write_tiny, write_tree
 from tests.realdata.fuzzing import hostile, idx_set, npy_set, own_cache_and_small_sets, pair, refusal
@@ -40,7 +42,7 @@ CALLS = (
 
 @pytest.mark.parametrize("form", ["protocol 0", "instance", "stack global", "among the labels"])
 def test_pickles_that_call(root: Path, form: str):
-    write_cifar(root, np.random.default_rng(0), each=2)
+    write_cifar(root, np.random.default_rng(0), each=10)
     for call in CALLS:
         module, name = call.split()
         (root / "data_batch_2").write_bytes(hostile(module, name, form, root / "was-run"))
@@ -75,23 +77,55 @@ ODD_PICKLES = {
 
 @pytest.mark.parametrize("kind", ODD_PICKLES)
 def test_odd_pickles(root: Path, kind: str):
-    write_cifar(root, np.random.default_rng(0), each=2)
+    write_cifar(root, np.random.default_rng(0), each=10)
     (root / "data_batch_1").write_bytes(ODD_PICKLES[kind])
     line = refusal("cifar10", root, "train")
     assert line is not None
     assert "data_batch_1" in line
-    write_cifar(root, np.random.default_rng(0), each=2)
+    write_cifar(root, np.random.default_rng(0), each=10)
     assert refusal("cifar10", root, "train") is None, "a later reading is as it was"
 
 
 @pytest.mark.parametrize("code", ["O", "f8", "V3072", "u2", "(3072,)u1", "x" * 40, 7, None])
 def test_arrays_of_other_types_are_never_made(root: Path, code: Any):
-    write_cifar(root, np.random.default_rng(0), each=2)
+    write_cifar(root, np.random.default_rng(0), each=10)
     sound = pickle.dumps({b"data": np.zeros((2, 3072), dtype=np.uint8), b"labels": [0, 1]}, protocol=2)
     old, new = pickle.dumps("u1", protocol=2)[2:-3], pickle.dumps(code, protocol=2)[2:-1]
     assert old in sound
     (root / "data_batch_1").write_bytes(sound.replace(old, new.removesuffix(b"q\x00"), 1))
     assert refusal("cifar10", root, "train") is not None
+
+
+def test_pickles_are_bounded_in_bytes_and_instructions(root: Path, monkeypatch: pytest.MonkeyPatch):
+    write_cifar(root, np.random.default_rng(0), each=10)
+    (root / "data_batch_1").unlink()
+    packed = root / "data_batch_1.gz"
+    packed.write_bytes(gzip.compress(b"\x80\x02" + b"N0" * 2**21, 9))
+    assert packed.stat().st_size < 10_000
+    for bound, value, words in (("INSTRUCTIONS", 10_000, "built unlike any data file"), ("LARGEST", 2**20, "holds more than 1 MiB")):
+        monkeypatch.setattr(cifar, bound, value)
+        line = refusal("cifar10", root, "train")
+        assert line is not None
+        assert words in line
+
+
+def test_folders_nested_deeper_than_calls(tmp_path: Path):
+    write_tree(tmp_path, np.random.default_rng(0), each=1)
+    before, deepest = data.load("folders:3x8x8:2", tmp_path, "train"), tmp_path / "train" / "a"
+    nested = [deepest := deepest / "d" for _ in range(1100)]
+    try:
+        nested[0].mkdir()
+        for folder in nested[1:]:
+            folder.mkdir()
+        picture = tmp_path / "train" / "a" / "a_00.png"
+        (nested[-1] / "b.png").write_bytes(picture.read_bytes())
+        found = data.load("folders:3x8x8:2", tmp_path, "train")
+        assert found.labels.tolist() == [0, 0, 1]
+        assert np.array_equal(found.images[[0, 1]], before.images[[0, 0]])
+    finally:  # what removes the folder afterwards does call itself
+        (nested[-1] / "b.png").unlink(missing_ok=True)
+        for folder in reversed(nested):
+            folder.rmdir()
 
 
 def test_a_sound_batch_passes_the_look_through():
@@ -151,7 +185,7 @@ def test_links_out_of_the_tree(tmp_path: Path, kind: str):
         (tmp_path / "annotations.txt").write_text("val_0.JPEG\tn01\nval_1.JPEG\tn02\n")
     else:
         write_tree(root, rng, each=1)
-    write_cifar(root, rng, each=2)
+    write_cifar(root, rng, each=10)
     idx_set(root, rng, packed=False)
     if place.endswith(".npy"):
         npy_set(root, rng)

@@ -195,12 +195,20 @@ def test_published_picture_trees(data_root: Path):
     nette, tiny = data_root / "imagenette-mini", data_root / "tiny-imagenet-10" / "tiny-imagenet-200"
     if not nette.is_dir() or not tiny.is_dir():
         pytest.skip(f"no picture trees under {data_root}")
+    images = data.load("imagenette-64", nette, "train")
+    assert np.bincount(images.labels).tolist() == [80] * 10
+    place = nette / "train" / "n03445777"
+    assert np.array_equal(images.images[640], decode(min(place.iterdir(), key=lambda path: path.name), (3, 64, 64)))
     images = data.load("imagenette-64", nette, "test")
     assert np.bincount(images.labels).tolist() == [30] * 10
     assert images.classes[8] == "golf ball"
     place = next((nette / "val" / "n03445777").iterdir()).parent
     first = sorted(place.iterdir(), key=lambda path: path.name)[0]
     assert np.array_equal(images.images[240], decode(first, (3, 64, 64)))
+    images = data.load("folders:3x64x64:10", tiny, "train")
+    assert np.bincount(images.labels).tolist() == [500] * 10
+    place = tiny / "train" / images.classes[3] / "images"
+    assert np.array_equal(images.images[1500], decode(min(place.iterdir(), key=lambda path: path.name), (3, 64, 64)))
     images = data.load("folders:3x64x64:10", tiny, "test")
     assert np.bincount(images.labels).tolist() == [50] * 10
     assert images.classes == tuple((tiny / "wnids.txt").read_text().split())

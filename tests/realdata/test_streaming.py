@@ -1,5 +1,6 @@
 """Real images made when they are asked for: the bits of a set held on the device, in every use, and no more rows than are asked for."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from realdata.config import DistillConfig
 from realdata.preprocess import ZCA, Standardise, Transform
 from realdata.streaming import Streamed, Transformed, on_device, on_host
 from realdata.task import build, training_split
+from sims.lab import environment
 from tests.strategies import seeds
 
 CPU = torch.device("cpu")
@@ -73,6 +75,14 @@ def test_what_is_held_goes_by_bytes(monkeypatch: pytest.MonkeyPatch):
         assert isinstance(on_host(transform, images.images), np.ndarray) == held
     monkeypatch.setattr(streaming, "LARGEST", 2**60)
     assert streaming.room(CPU) < 2**50, "a quarter of the memory at most"
+
+
+def test_a_container_has_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(environment, "MEMORY_LIMITS", (str(tmp_path / "absent"), str(tmp_path / "limit")))
+    for text, expected in (("max\n", None), (f"{2**30}\n", 2**30)):
+        (tmp_path / "limit").write_text(text)
+        assert environment.memory() == (expected or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    assert streaming.room(CPU) == 2**28
 
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
