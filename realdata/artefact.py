@@ -12,7 +12,7 @@ from realdata.checks import positive
 from realdata.config import DistillConfig, as_settings, stored_config
 from realdata.data import source
 from realdata.networks import convnet, parameter_count
-from realdata.preprocess import Transform, load_transform
+from realdata.preprocess import PUBLISHED, Transform, check_transform, load_transform
 from realdata.task import augmentation
 from sims.lab.artefact import SUMS, read_artefact, write_artefact
 from sims.lab.files import RunError
@@ -22,6 +22,7 @@ from theory.distill.inner_optim import InnerOptimiser
 FOLDER = "distilled"  # the artefact's place in a run folder
 OPTIONAL = ("step_size", "images_ema", "step_size_ema")
 TENSORS = ("images", "labels", *OPTIONAL)
+ROUNDING = 1e-3  # of a sum of probabilities in half precision
 
 CARD = """# {title}
 
@@ -29,7 +30,7 @@ A synthetic training set: a network trained on these {count} images alone classi
 
 | | |
 |---|---|
-| method | {method}, T = {horizon}, {reach}, {steps} outer steps, seed {seed} |
+| method | {method} |
 | network | ConvNet depth {depth}, width {width}, {norm} norm, {pooling} pooling: {parameters} parameters |
 | training on it | {inner}, learning rate {inner_lr}, warps: {augment} |
 | storage | {floats} floats of images, {label_floats} of labels |
@@ -40,13 +41,13 @@ A synthetic training set: a network trained on these {count} images alone classi
 ## Content
 
 `data.safetensors`: `images` ({shape}, float32, transformed units, classes in order) and `labels` ({labels}){more}.
-`transform.safetensors`: the {transform} transform fitted on real training images; new images pass through it before a network sees them.
+`transform.safetensors`: the {transform} transform, {fitted}; new images pass through it before a network sees them.
 `grid.png`: the images turned back to intensities, each stretched to the full range. Classes: {classes}.
 
 ## Limits
 
 Made for the network and the training above; other networks and lengths do worse. The images carry traces of real training images, whose
-terms of use go on applying. Made by distillation-laws {version}; `config.toml` holds every setting.
+terms of use go on applying. Written by distillation-laws {version}; `config.toml` holds every setting.
 """
 
 
@@ -62,7 +63,7 @@ class DistilledSet:
     """What a network is trained on.
 
     images     (n, channels, height, width) float32 in transformed units, class-major
-    labels     (n,) int64 or (n, classes) probabilities
+    labels     (n,) int64, ascending, or (n, classes) probabilities
     classes    their names; those of the data set by default
     step_size  learned learning rate of training on the set, None: the configuration's
     images_ema the running average (EMA) of the images, shaped as they are, None where the run kept none; chosen by itself
@@ -90,6 +91,11 @@ class DistilledSet:
             raise RunError(f"{self.config.dataset} has {classes} classes, the distilled set names {len(self.classes)}")
         if self.images_ema is not None and self.images_ema.shape != self.images.shape:
             raise RunError(f"images_ema {self.images_ema.shape} must be shaped as the images {self.images.shape}")
+        for name, x in (("images", self.images), ("images_ema", self.images if self.images_ema is None else self.images_ema)):
+            if x.dtype != np.float32 or not np.isfinite(x).all():
+                raise RunError(f"{name} must be finite float32 numbers, found {x.dtype}: make the set again")
+        _check_labels(self.labels, classes, self.config.ipc)
+        check_transform(self.transform, known.shape)
         for name in ("step_size", "step_size_ema"):
             if (value := getattr(self, name)) is not None:
                 positive(**{name: value})
@@ -106,28 +112,36 @@ class DistilledSet:
         return {"images": self.images, "labels": self.labels} | {name: np.asarray(x) for name, x in optional.items() if x is not None}
 
 
+def _check_labels(labels: np.ndarray, classes: int, ipc: int) -> None:
+    if labels.ndim == 1:
+        if labels.dtype != np.int64 or not np.array_equal(labels, np.repeat(np.arange(classes), ipc)):
+            raise RunError(f"labels must be the class numbers 0 .. {classes - 1}, {ipc} of each, ascending, as int64: make the set again")
+    elif labels.dtype.kind != "f" or not (labels >= 0.0).all() or not (abs(labels.sum(axis=1, dtype=np.float64) - 1.0) < ROUNDING).all():
+        raise RunError("labels must be rows of probabilities, >= 0 with sum 1: make the set again")
+
+
 def write_set(place: Path, distilled: DistilledSet, best: CurvePoint | None, points: int = 0, note: str = "") -> Path:
     """Writes the artefact folder; an older one there is replaced when the new one is complete.
 
-    best, points  the measurement that chose the set, and how many there were; without one, `note` says where the set comes from
+    best, points  the measurement that chose the set, and how many there were; without one the set was not distilled here, and `note` says
+                  where it comes from
     """
     config, known = distilled.config, source(distilled.config.dataset)
     grid = figures.image_grid(distilled.transform.invert(distilled.images), distilled.classes)
     soft = distilled.labels.ndim == 2
-    accuracy, selection = "not measured", f"{note} The test split was not read."
+    title = f"{config.dataset}, {config.ipc} image{'s' if config.ipc > 1 else ''} per class"
+    method, accuracy, selection = "unknown", "not measured", f"{note} The test split was not read."
     if best is not None:
+        title = f"{title}, {config.method}"
+        method = f"{config.method}, T = {config.horizon}, {_reach(config)}, {config.outer_steps} outer steps, seed {config.seed}"
         networks, (_, steps) = config.curve_networks, config.judging(config.inner_lr)
         accuracy = MEASURED.format(mean=100 * best.mean, std=100 * best.std, networks=networks, steps=steps, best=best.step)
         selection = SELECTED.format(points=points)
     card = CARD.format(
-        title=f"{config.dataset}, {config.ipc} image{'s' if config.ipc > 1 else ''} per class, {config.method}",
+        title=title,
         count=len(distilled.images),
         dataset=config.dataset,
-        method=config.method,
-        horizon=config.horizon,
-        reach=_reach(config),
-        steps=config.outer_steps,
-        seed=config.seed,
+        method=method,
         depth=config.network.depth,
         width=config.network.width,
         norm=config.network.norm,
@@ -143,6 +157,7 @@ def write_set(place: Path, distilled: DistilledSet, best: CurvePoint | None, poi
         shape="x".join(map(str, distilled.images.shape)),
         labels="probabilities of each class" if soft else "class numbers",
         transform=config.transform,
+        fitted="with printed figures" if config.transform in PUBLISHED else "fitted on real training images",
         more="" if distilled.images_ema is None else "; `images_ema`, their running average, is another set with the same labels",
         classes=", ".join(distilled.classes),
         version=package_version(),

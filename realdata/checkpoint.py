@@ -1,4 +1,4 @@
-"""The state of a piece of work on disk: one safetensors file, tensors in its body and JSON in its header, replaced in one step.
+"""The state of a piece of work on disk: one sealed safetensors file, tensors in its body and JSON in its header, replaced in one step.
 
 `write_parts` and `read_parts` do so for any record and named tuples of tensors, the rest of the module for the state of a distillation.
 
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
 
 from realdata.bridge import Tensors
+from sims.lab.artefact import sealed, unsealed
 from sims.lab.files import RunError, atomic_write
 from theory.distill.distiller import OuterState
 from theory.distill.stages import Stage, StageState
@@ -105,17 +104,15 @@ def write_parts(path: Path, record: Mapping[str, Any], parts: Mapping[str, Tenso
     """Stores a JSON record and named tuples of tensors, whole or not at all."""
     tensors = {f"{name}.{k}": leaf.cpu().numpy() for name, leaves in parts.items() for k, leaf in enumerate(leaves)}
     counts = {name: len(leaves) for name, leaves in parts.items()}
-    header = {"state": json.dumps({**record, "parts": counts})}
-    atomic_write(path, save({name: np.array(array, order="C") for name, array in tensors.items()}, header))
+    atomic_write(path, sealed(tensors, json.dumps({**record, "parts": counts})))
 
 
 def read_parts(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensors]]:
     """(record, parts) of a file of `write_parts`; one of DAMAGE where it is none."""
-    with safe_open(path, framework="pt") as file:
-        record = json.loads(file.metadata()["state"])
-        tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 - no mapping
+    tensors, text = unsealed(path)
+    record = json.loads(text)
     counts = record.pop("parts").items()
-    return record, {name: tuple(tensors[f"{name}.{k}"] for k in range(count)) for name, count in counts}
+    return record, {name: tuple(torch.from_numpy(tensors[f"{name}.{k}"]).to(device) for k in range(count)) for name, count in counts}
 
 
 def _state(record: dict[str, Any], parts: dict[str, Tensors]) -> RunState:

@@ -20,23 +20,22 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 import torch
 
 from realdata import figures, trajectory
 from realdata.artefact import FOLDER, DistilledSet, write_set
 from realdata.bridge import Tensors
-from realdata.checkpoint import CurvePoint, RunState, read_checkpoint, write_checkpoint
+from realdata.checkpoint import DAMAGE, CurvePoint, RunState, read_checkpoint, write_checkpoint
 from realdata.config import DistillConfig, Runtime, as_settings
 from realdata.data import cache_folder
 from realdata.experts import StoredExperts
-from realdata.preprocess import Transform, fit, load_transform
+from realdata.preprocess import Transform, fit, read_transform
 from realdata.protocol import accuracy, train
 from realdata.ranks import ALONE, Ranks
 from realdata.steps import StepLog
 from realdata.task import Split, Task, build, check, device_named, hard_labels, stream, training_split
 from realdata.trajectory import chosen_experts
-from sims.lab.artefact import SUMS
+from sims.lab.artefact import SUMS, sealed
 from sims.lab.files import RunError
 from sims.lab.progress import Bar, Silent, progress
 from sims.lab.run import RunFolder
@@ -115,11 +114,11 @@ def _transform(config: DistillConfig, split: Split, folder: RunFolder | None) ->
     path = folder.path / TRANSFORM
     if path.exists():
         try:
-            return load_transform(safetensors.numpy.load(path.read_bytes()))
-        except safetensors.SafetensorError as error:
+            return read_transform(path)
+        except DAMAGE as error:
             raise RunError(f"{path} is damaged ({error}): remove it, it will be made again") from error
     transform = fit(config.transform, split.fitted.images, cache_folder())
-    folder.write(TRANSFORM, safetensors.numpy.save({name: np.array(x, order="C") for name, x in transform.tensors().items()}))
+    folder.write(TRANSFORM, sealed(transform.tensors()))
     return transform
 
 

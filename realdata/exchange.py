@@ -25,9 +25,9 @@ import torch
 from realdata.artefact import DistilledSet, read_set, write_set
 from realdata.config import DistillConfig
 from realdata.data import cache_folder, load, source
-from realdata.data.files import LIMIT, DataError
+from realdata.data.files import DataError
 from realdata.preprocess import PUBLISHED, fit, published
-from sims.lab.artefact import SUMS, sums, verified
+from sims.lab.artefact import SUMS, contained, sums, verified
 from sims.lab.files import RunError, atomic_write, make_folder
 
 IMAGES, PIXELS, EMA, LABELS, STEP = "images_best.pt", "images_pixels.pt", "ema_images_best.pt", "labels_best.pt", "lr_best.pt"
@@ -72,12 +72,14 @@ def _packed(array: np.ndarray) -> bytes:
 
 
 def import_set(place: Path, config: DistillConfig, root: Path | None, out: Path, *, pixels: bool = False) -> Path:
-    """Writes the set in the .pt files of folder `place` as an artefact folder at `out`.
+    """Writes the set in the .pt files of folder `place` as an artefact folder at `out`, where nothing may lie yet.
 
     config   what the files do not say; images per class and, where a step size is stored, the learning rate are taken from the files
     root     folder with the real training images; None is enough for a published transform
     pixels   read images_pixels.pt and put it through the transform, in the place of images_best.pt
     """
+    if out.exists():
+        raise RunError(f"{out} exists already: choose another --out")
     triple = read_triple(place, PIXELS if pixels else IMAGES)
     known, n = source(config.dataset), len(triple.images)
     classes = len(known.classes)
@@ -100,7 +102,7 @@ def import_set(place: Path, config: DistillConfig, root: Path | None, out: Path,
     if labels.ndim == 2:
         labels = torch.softmax(torch.from_numpy(labels), dim=1).numpy()
     distilled = DistilledSet(images, labels, transform, config, names, images_ema=ema)
-    return write_set(out, distilled, None, note="Imported from .pt files; method and settings are as stated at import.")
+    return write_set(out, distilled, None, note="Imported from .pt files; network and training are as stated at import.")
 
 
 def _class_major(labels: np.ndarray, classes: int, place: Path) -> np.ndarray:
@@ -146,10 +148,7 @@ def _described(tensor: torch.Tensor) -> str:
 def _unpacked(path: Path, data: bytes | None) -> torch.Tensor:
     """The one tensor in a .pt file, from `data` where its bytes are at hand."""
     try:
-        if data is None:
-            if path.stat().st_size > LIMIT:
-                raise DataError(f"{path} takes more than {LIMIT / 2**30:.0f} GiB: no distilled set is so large")
-            data = path.read_bytes()
+        data = contained(path) if data is None else data
         _look_through(path, data)
         tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except RunError:

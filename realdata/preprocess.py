@@ -12,6 +12,7 @@ Sums, eigenpairs and matrices are computed in float64, a part of the images at a
 height * width features takes about 4 D^2 doubles and 10 D^3 operations: D <= 12288 (3x64x64), where that is 5 GB and some 20 minutes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,10 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 import scipy.linalg
 
 from realdata.data.imageset import Images, chunks, digest
+from sims.lab.artefact import sealed, unsealed
 from sims.lab.files import RunError, atomic_write, make_folder
 
 Tensors: TypeAlias = dict[str, np.ndarray]
@@ -181,15 +182,20 @@ def fit_zca(images: Images, *, per_image: bool = True, ridge: float = RIDGE, abs
 
 
 def _kept_zca(kind: str, images: Images, cache: Path) -> Transform:
-    path = cache / f"{kind}-{digest(images, f'{kind} 1 {RIDGE}')[:20]}.safetensors"
+    path = cache / f"{kind}-{digest(images, f'{kind} 2 {RIDGE}')[:20]}.safetensors"
     try:
-        return load_transform(safetensors.numpy.load_file(path))
-    except (OSError, safetensors.SafetensorError, RunError):
+        return read_transform(path)
+    except (OSError, ValueError, safetensors.SafetensorError, RunError):
         pass  # absent or damaged: it is computed
     transform = fit_zca(images, **WHITENINGS[kind])
     make_folder(cache)
-    atomic_write(path, safetensors.numpy.save({name: np.array(x, order="C") for name, x in transform.tensors().items()}))
+    atomic_write(path, sealed(transform.tensors()))
     return transform
+
+
+def read_transform(path: Path) -> Transform:
+    """The transform in a file of its own, sealed; errors as those of `unsealed`."""
+    return load_transform(unsealed(path)[0])
 
 
 def load_transform(tensors: Mapping[str, np.ndarray]) -> Transform:
@@ -198,6 +204,17 @@ def load_transform(tensors: Mapping[str, np.ndarray]) -> Transform:
         if set(tensors) == set(form.__dataclass_fields__):
             return form(**tensors)
     raise RunError(f"no transform has exactly the tensors {', '.join(sorted(tensors)) or '(none)'}: the distilled set is damaged")
+
+
+def check_transform(transform: Transform, shape: tuple[int, int, int]) -> None:
+    """Refuses a transform that is not for images of `shape` or holds what no fit gives."""
+    size = math.prod(shape)
+    expected = {"mean": (size,), "zca": (size, size), "zca_inverse": (size, size)}
+    if isinstance(transform, Standardise):
+        expected = {"mean": shape[:1], "std": shape[:1]}
+    for name, x in transform.tensors().items():
+        if x.shape != expected.get(name, ()) or x.dtype.kind not in "bf" or not np.isfinite(x).all() or (name == "std" and x.min() <= 0):
+            raise RunError(f"the transform's {name} ({x.dtype} {x.shape}) is not one for images {shape}, or not finite: it is damaged")
 
 
 def _features(images: np.ndarray, per_image: bool, mean: np.ndarray) -> np.ndarray:

@@ -4,7 +4,8 @@
     SHA256SUMS       one line "<hex>  <name>" for each file, as `sha256sum -c` reads it; written last
 
 The folder is built under a temporary name and renamed, so it is complete or absent. Reading runs no code: safetensors and TOML hold data
-only, and a file is parsed from the very bytes whose checksum was verified.
+only, and a file is parsed from the very bytes whose checksum was verified. A tensor file that stands alone (`sealed`, `unsealed`) carries
+its checksum in its own header.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from sims.lab.files import RunError, atomic_write, file_error, make_folder, toml_text
@@ -25,6 +27,8 @@ from sims.lab.files import RunError, atomic_write, file_error, make_folder, toml
 SUMS = "SHA256SUMS"
 CARD = "card.md"
 CONFIG = "config.toml"
+SEAL = "seal"  # header entry of a tensor file that stands alone: "<hex> <record>"
+LARGEST = 2**33  # bytes of one file
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -122,6 +126,54 @@ def sums(content: Mapping[str, bytes]) -> str:
     return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items())
 
 
+def contained(path: Path) -> bytes:
+    """The content of a plain file of a folder that others made; RunError for a link out of the folder, a pipe, or a file beyond LARGEST.
+
+    Raises OSError where it is not there or cannot be read.
+    """
+    try:
+        real = path.resolve(strict=True)
+    except RuntimeError as error:
+        raise RunError(f"{path} is a link that leads nowhere: put the file itself there") from error
+    if not real.is_relative_to(path.parent.resolve()):
+        raise RunError(f"{path} is a link out of its folder: put the file itself there")
+    if not real.is_file():
+        raise RunError(f"{path} is no plain file: put the file itself there")
+    if real.stat().st_size > LARGEST:
+        raise RunError(f"{path} takes more than {LARGEST / 2**30:.0f} GiB: no distilled set has a file so large")
+    return real.read_bytes()
+
+
+def sealed(tensors: Tensors, record: str = "") -> bytes:
+    """A tensor file with a text beside its tensors, and the SHA-256 of both."""
+    ready = {name: np.array(x, order="C") for name, x in tensors.items()}
+    return safetensors.numpy.save(ready, {SEAL: f"{_seal(ready, record)} {record}"})
+
+
+def unsealed(path: Path) -> tuple[dict[str, np.ndarray], str]:
+    """(tensors, text) of a file of `sealed`; ValueError where they are not what was stored, the format's errors where it is no such file.
+
+    A file of an earlier version, which has the text alone under "state" or none, is taken as it is.
+    """
+    with safetensors.safe_open(path, framework="numpy") as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    if not header or "state" in header:
+        return tensors, header.get("state", "")
+    seal, _, record = header.get(SEAL, "").partition(" ")
+    if seal != _seal(tensors, record):
+        raise ValueError("its content does not match its checksum")
+    return tensors, record
+
+
+def _seal(tensors: Tensors, record: str) -> str:
+    found = hashlib.sha256(record.encode())
+    for name, x in sorted(tensors.items()):
+        found.update(f"\0{name} {x.dtype.str} {x.shape} ".encode())
+        found.update(np.ascontiguousarray(x).data)
+    return found.hexdigest()
+
+
 def _content(tensors: Mapping[str, Tensors], card: str, config: Mapping[str, Any], images: Mapping[str, bytes]) -> dict[str, bytes]:
     if "data.safetensors" not in tensors:
         raise ValueError(f"a distilled set needs data.safetensors, there are {sorted(tensors)}")
@@ -147,7 +199,7 @@ def _ready(file: str, arrays: Tensors) -> dict[str, np.ndarray]:
 
 def _sums(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text().splitlines()
+        lines = contained(path).decode().splitlines()
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: {path.parent} is no complete distilled set") from error
     except (OSError, ValueError) as error:
@@ -163,7 +215,7 @@ def _sums(path: Path) -> dict[str, str]:
 
 def _checked(path: Path, digest: str) -> bytes:
     try:
-        data = path.read_bytes()
+        data = contained(path)
     except OSError as error:
         raise RunError(f"{path} is missing or unreadable ({error.strerror}): the distilled set is not complete") from error
     if hashlib.sha256(data).hexdigest() != digest:

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realdata.checkpoint import FILE, FORMAT, CurvePoint, RunState, read_checkpoint, write_checkpoint
+from realdata import checkpoint
+from realdata.checkpoint import FILE, CurvePoint, RunState, read_checkpoint, write_checkpoint
 from sims.lab.files import RunError
 from tests.strategies import generators
 from theory.distill.distiller import OuterState
@@ -55,15 +56,18 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, state: RunState):
         assert plain(getattr(again, name)) == plain(getattr(state, name)), name
 
 
-def test_absent_damaged_and_foreign_files(tmp_path: Path):
+def test_absent_damaged_and_foreign_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert read_checkpoint(tmp_path, torch.device("cpu")) is None
     state = RunState(OuterState((torch.ones(2),), (), None, None, 3), (torch.ones(2),))
     write_checkpoint(tmp_path, state)
     whole = (tmp_path / FILE).read_bytes()
-    for content in (whole[:-1], whole[:20], b"", whole.replace(b'\\"step\\"', b'\\"stop\\"')):
+    flips = [whole[:k] + bytes([whole[k] ^ 1 << k % 8]) + whole[k + 1 :] for k in range(len(whole))]
+    for content in (whole[:-1], whole[:20], b"", whole.replace(b'\\"step\\"', b'\\"stop\\"'), *flips):
         (tmp_path / FILE).write_bytes(content)
         with pytest.raises(RunError, match="is damaged"):
             read_checkpoint(tmp_path, torch.device("cpu"))
-    (tmp_path / FILE).write_bytes(whole.replace(b'\\"format\\": %d' % FORMAT, b'\\"format\\": 9'))
+    monkeypatch.setattr(checkpoint, "FORMAT", 9)
+    write_checkpoint(tmp_path, state)
+    monkeypatch.undo()
     with pytest.raises(RunError, match="is of format 9"):
         read_checkpoint(tmp_path, torch.device("cpu"))

@@ -1,7 +1,9 @@
 """Sets from and to .pt files: round trips, raw pixels, the layouts of other repositories, and files that are damaged or meant to harm."""
 
 import io
+import os
 import pickle
+import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from realdata.__main__ import main
 from realdata.artefact import read_set
 from realdata.config import DistillConfig
-from realdata.exchange import IMAGES, LABELS, PIXELS, STEP, export_set, import_set, read_triple
+from realdata.exchange import EMA, IMAGES, LABELS, PIXELS, STEP, export_set, import_set, read_triple
 from realdata.preprocess import load_transform
 from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
@@ -66,6 +68,9 @@ def test_there_and_back(root: Path, tmp_path: Path, transform: str, soft: bool):
     card = (tmp_path / "again" / "card.md").read_text()
     assert "Imported from .pt files" in card
     assert "not measured" in card
+    assert "| method | unknown |" in card
+    assert "rat-bptt" not in card
+    assert f"the {transform} transform, fitted on real training images" in card
 
 
 @pytest.mark.parametrize("transform", ["standardise", "zca"])
@@ -101,6 +106,7 @@ def test_other_repositories_files(tmp_path: Path):
     labels = np.repeat(np.arange(CLASSES), 2)
     place = write_triple(tmp_path / "mtt", torch.nn.Parameter(torch.from_numpy(images[order])), torch.from_numpy(labels[order]).int())
     again = read_set(import_set(place, config(inner_lr=0.02), None, tmp_path / "set"))
+    assert "the published-mnist transform, with printed figures" in (tmp_path / "set" / "card.md").read_text()
     assert np.array_equal(again.labels, labels)
     assert again.config.inner_lr == 0.02
     for row, image in enumerate(again.images):
@@ -231,6 +237,39 @@ def test_the_harm_would_be_seen(tmp_path: Path):
     """The same bytes, unpickled without care, do run their command."""
     torch.load(io.BytesIO(HOSTILE["a call in torch's archive"](f"touch {tmp_path / 'was-run'}")), weights_only=False)
     assert (tmp_path / "was-run").exists()
+
+
+def test_what_lies_at_the_place_is_never_replaced(tmp_path: Path):
+    write_run(tmp_path / "run", distilled_set(np.random.default_rng(0)))
+    place = write_triple(tmp_path / "files", torch.zeros(8, 1, 8, 8), torch.arange(8) // 2)
+    (tmp_path / "empty").mkdir()
+    before = read_set(tmp_path / "run").images
+    for out in (tmp_path / "run" / "distilled", tmp_path / "run", tmp_path / "empty"):
+        with pytest.raises(RunError, match="exists already: choose another --out"):
+            import_set(place, config(), None, out)
+    assert np.array_equal(read_set(tmp_path / "run").images, before)
+
+
+@pytest.mark.parametrize("name", [IMAGES, LABELS, STEP, EMA])
+@pytest.mark.parametrize("sums", [False, True])
+def test_pipes_and_links_out_are_not_read(tmp_path: Path, name: str, sums: bool):
+    write_run(tmp_path / "run", distilled_set(np.random.default_rng(4), ema=True))
+    place = export_set(tmp_path / "run", tmp_path / "files")
+    if not sums:
+        (place / SUMS).unlink()
+    (place / name).rename(tmp_path / name)
+    (place / name).symlink_to(tmp_path / name)
+    with pytest.raises(RunError, match=f"{name} is a link out of its folder"):
+        read_triple(place)
+    (place / name).unlink()
+    os.mkfifo(place / name)
+    signal.alarm(20)
+    if sums or name in (IMAGES, LABELS):
+        with pytest.raises(RunError, match=f"{name} is no plain file"):
+            read_triple(place)
+    else:
+        read_triple(place)  # as if it were not there
+    signal.alarm(0)
 
 
 def test_missing_places_are_named(tmp_path: Path):

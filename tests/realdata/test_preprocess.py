@@ -154,6 +154,42 @@ def test_whitening_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.M
     assert len(list(place.iterdir())) == 2
 
 
+def test_a_flipped_bit_of_a_kept_whitening_is_seen(tmp_path: Path):
+    images = some_images(np.random.default_rng(0), shape=(1, 2, 2))
+    first = preprocess.fit("zca", images, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    for k in range(0, len(whole), 5):
+        kept.write_bytes(whole[:k] + bytes([whole[k] ^ 1 << k % 8]) + whole[k + 1 :])
+        again = preprocess.fit("zca", images, tmp_path).tensors()
+        assert all(again[name].tobytes() == x.tobytes() for name, x in first.tensors().items()), k
+    kept.write_bytes(safetensors.numpy.save(dict(preprocess.fit_zca(images[::2]).tensors())))  # of an earlier version, without a seal
+    assert not np.array_equal(preprocess.read_transform(kept).tensors()["zca"], first.tensors()["zca"])
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"mean": np.zeros(2, dtype=np.float32), "std": np.ones(2, dtype=np.float32)}, r"mean \(float32 \(2,\)\)"),
+        ({"mean": np.zeros(3, dtype=np.float32), "std": np.zeros(3, dtype=np.float32)}, "std"),
+        ({"mean": np.full(3, np.nan, dtype=np.float32), "std": np.ones(3, dtype=np.float32)}, "mean"),
+        ({"mean": np.zeros(3, dtype=np.int64), "std": np.ones(3, dtype=np.float32)}, "mean .*int64"),
+    ],
+)
+def test_a_transform_of_other_images_is_refused(tensors: dict[str, np.ndarray], words: str):
+    with pytest.raises(RunError, match=f"the transform's {words}"):
+        preprocess.check_transform(preprocess.load_transform(tensors), (3, 2, 2))
+
+
+def test_every_fitted_transform_passes_for_its_own_shape_alone():
+    images = some_images(np.random.default_rng(0), shape=(3, 2, 2))
+    for kind in ("standardise", "zca", "zca-mtt", "published-cifar10"):
+        transform = preprocess.fit(kind, images)
+        preprocess.check_transform(transform, (3, 2, 2))
+        with pytest.raises(RunError, match="is not one for images"):
+            preprocess.check_transform(transform, (1, 2, 2))
+
+
 def test_whitening_has_a_limit():
     images = np.zeros((2, 3, 65, 64), dtype=np.uint8)
     with pytest.raises(RunError, match=r"zca of 12480 features an image needs 5 GB .*: use standardise"):

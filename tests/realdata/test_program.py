@@ -285,8 +285,10 @@ def test_damage_is_named(root: Path, tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "card.md does not match its checksum" in refused(["evaluate", str(out), "--root", str(root)], capfd)
     (out / "distilled" / "SHA256SUMS").unlink()
     assert f"{FILE} is damaged" in refused(command(root, out, "--outer-steps", "1"), capfd)
-    (out / "transform.safetensors").write_bytes(b"junk")
-    assert "transform.safetensors is damaged" in refused(command(root, out, "--outer-steps", "1"), capfd)
+    whole = (out / "transform.safetensors").read_bytes()
+    for damaged in (b"junk", whole[:-1] + bytes([whole[-1] ^ 1])):
+        (out / "transform.safetensors").write_bytes(damaged)
+        assert "transform.safetensors is damaged" in refused(command(root, out, "--outer-steps", "1"), capfd)
     cut = tmp_path / "cut"
     write_mnist(cut, np.random.default_rng(0), counts=(COUNTS["train"], COUNTS["test"]))
     os.truncate(cut / "train-images-idx3-ubyte", 1000)

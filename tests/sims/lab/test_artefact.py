@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from sims.lab.artefact import read_artefact, write_artefact
+from sims.lab import artefact
+from sims.lab.artefact import read_artefact, sealed, unsealed, write_artefact
 from sims.lab.files import RunError
 
 CONFIG = {"dataset": "mnist", "ipc": 1, "seed": None}
@@ -93,6 +96,48 @@ def test_a_folder_that_is_no_distilled_set(tmp_path: Path) -> None:
     reseal(folder, "data.safetensors", "card.md", "config.toml")
     with pytest.raises(RunError, match=r"data\.safetensors is no readable tensor file"):
         read_artefact(folder)
+
+
+@pytest.mark.parametrize("name", ["data.safetensors", "SHA256SUMS"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link out", "circle", "large"])
+def test_only_plain_files_of_the_folder_are_read(tmp_path: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe would block for ever."""
+    folder = write_artefact(tmp_path / "set", sample(), "card", CONFIG)
+    (folder / name).rename(tmp_path / "elsewhere")
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "folder":
+        (folder / name).mkdir()
+    elif kind == "large":
+        (tmp_path / "elsewhere").rename(folder / name)
+        monkeypatch.setattr(artefact, "LARGEST", (folder / name).stat().st_size - 1)
+    else:
+        (folder / name).symlink_to(tmp_path / "elsewhere" if kind == "link out" else folder / name)
+    signal.alarm(20)
+    with pytest.raises(RunError, match=f"{name} (is no plain file|is a link|takes more than)"):
+        read_artefact(folder)
+    signal.alarm(0)
+
+
+@given(data=st.data())
+def test_a_sealed_file_gives_back_what_it_was_given_or_nothing(data: st.DataObject) -> None:
+    array = data.draw(st.sampled_from(["<f4", "<f8", "<i8", "|u1", "|b1"]).flatmap(lambda d: nps.arrays(d, nps.array_shapes(min_dims=0))))
+    record = data.draw(st.text(st.characters(exclude_categories=["Cs"])))
+    content = bytearray(sealed({"x": array, "y": array.T}, record))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "file"
+        path.write_bytes(content)
+        back, text = unsealed(path)
+        assert text == record
+        assert back["x"].tobytes() == array.tobytes()
+        assert (back["y"].dtype, back["y"].shape) == (array.dtype, array.T.shape)
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+        path.write_bytes(content)
+        try:
+            back, text = unsealed(path)
+        except (ValueError, safetensors.SafetensorError):
+            return
+        assert (back["x"].tobytes(), back["y"].shape, text) == (array.tobytes(), array.T.shape, record)
 
 
 def test_an_existing_place_is_kept_unless_told(tmp_path: Path) -> None:
