@@ -35,6 +35,16 @@ def started(words: list[str], environment: Mapping[str, str] | None = None, erro
     return process
 
 
+def decode_and_whiten(tree: Path, cache: Path) -> None:
+    """The training pictures of a tree, 8 a chunk, and their whitening, both kept below `cache`; in a process of its own, as `started`."""
+    from realdata import data, preprocess
+    from realdata.data import cache as module
+
+    os.environ["DISTILL_CACHE"] = str(cache)
+    module.CHUNK = 8
+    preprocess.fit("zca", data.load("folders:3x8x8:2", tree, "train").images, data.cache_folder())
+
+
 def rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
     """What torchrun tells each rank."""
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

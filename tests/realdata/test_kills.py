@@ -1,14 +1,17 @@
-"""SIGKILL at random moments of a distillation and of an evaluation: what lies on disk is sound, the same command reaches the same result.
+"""SIGKILL at random moments of a distillation, an evaluation and the making of a cache: what lies on disk is sound, the same command
+reaches the same result.
 
 The moments are drawn over the time that the whole work takes; a process that is done before its moment starts the work anew, so that every
 kill meets a process at work. Processes are forked from a server with their imports done (tests.realdata.processes), and the number that may
-be needed is bounded. Cache building has the like in test_cache.py. All of it is slow: `make test-slow`.
+be needed is bounded. All of it is slow: `make test-slow`.
 """
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ import torch
 
 from realdata.artefact import read_set
 from realdata.checkpoint import read_checkpoint
-from tests.realdata.processes import CONTEXT, started
+from realdata.preprocess import read_transform
+from tests.realdata.files import write_tree
+from tests.realdata.processes import CONTEXT, decode_and_whiten, started
 from tests.realdata.sets import NAME, distilled_set, write_arrays, write_run
 
 pytestmark = pytest.mark.slow
@@ -35,21 +40,21 @@ def server() -> None:
     process.join()
 
 
-def finish(words: list[str]) -> float:
-    """Carries the command out undisturbed; seconds that it took."""
+def finish(start: Callable[[], ForkServerProcess]) -> float:
+    """Lets a process do its work undisturbed; seconds that it took."""
     began = time.monotonic()
-    process = started(words)
+    process = start()
     process.join(LONGEST)
     process.kill()
     assert process.exitcode == 0
     return time.monotonic() - began
 
 
-def kill_at_random(words: Callable[[], list[str]], seconds: float, after: Callable[[], None], done: Callable[[], None]) -> None:
+def kill_at_random(start: Callable[[], ForkServerProcess], seconds: float, after: Callable[[], None], done: Callable[[], None]) -> None:
     """KILLS kills, `after` each of which the state on disk is looked at; `done` where a process was faster, and at the very end."""
     rng, kills = np.random.default_rng(0), 0
     for _ in range(MOST):
-        process = started(words())
+        process = start()
         process.join(rng.uniform(0.0, seconds))
         process.kill()
         process.join()
@@ -62,7 +67,7 @@ def kill_at_random(words: Callable[[], list[str]], seconds: float, after: Callab
         if kills == KILLS:
             break
     assert kills == KILLS
-    finish(words())
+    finish(start)
     done()
 
 
@@ -87,7 +92,7 @@ def test_distillation(tmp_path: Path, method: str):
         "1",
         "--out",
     ]
-    seconds, turn = finish([*words, str(tmp_path / "whole")]), [0]
+    seconds, turn = finish(lambda: started([*words, str(tmp_path / "whole")])), [0]
     expected, last = contents(tmp_path / "whole"), [0]
 
     def run() -> Path:
@@ -106,7 +111,7 @@ def test_distillation(tmp_path: Path, method: str):
         turn[0] += 1
         last[0] = 0
 
-    kill_at_random(lambda: [*words, str(run())], seconds, after, done)
+    kill_at_random(lambda: started([*words, str(run())]), seconds, after, done)
     assert list(tmp_path.glob("run*/**/*.tmp")) == []
 
 
@@ -122,7 +127,7 @@ def test_evaluation(tmp_path: Path):
         target.unlink()
         return record["results"]
 
-    seconds, expected = finish(words), result()
+    seconds, expected = finish(lambda: started(words)), result()
 
     def after() -> None:
         if target.exists():
@@ -131,5 +136,34 @@ def test_evaluation(tmp_path: Path):
     def done() -> None:
         assert result() == expected
 
-    kill_at_random(lambda: words, seconds, after, done)
+    kill_at_random(lambda: started(words), seconds, after, done)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run"]
+
+
+def test_making_a_cache(tmp_path: Path):
+    """Decoded pictures and whitening matrix: what has its name is whole, at whatever moment of decoding, syncing, writing and naming."""
+    tree, cache = tmp_path / "tree", tmp_path / "cache"
+    images = write_tree(tree, np.random.default_rng(0), each=40)["train"]
+
+    def start() -> ForkServerProcess:
+        process = CONTEXT.Process(target=decode_and_whiten, args=(tree, cache))
+        process.start()
+        return process
+
+    def after() -> None:
+        for folder in cache.glob("train-*"):
+            assert np.array_equal(np.load(folder / "images.npy"), images)
+            assert len(json.loads((folder / "index.json").read_text())["crc32"]) == 10
+        for path in cache.glob("zca-*"):
+            assert read_transform(path).tensors()["zca"].tobytes() == whitening
+
+    def done() -> None:
+        after()
+        assert len([path for path in cache.iterdir() if not path.name.startswith(".")]) == 2
+        assert list(cache.glob(".train-*.tmp")) == []
+        shutil.rmtree(cache)
+
+    seconds = finish(start)
+    whitening = read_transform(next(cache.glob("zca-*"))).tensors()["zca"].tobytes()
+    done()
+    kill_at_random(start, seconds, after, done)
