@@ -38,15 +38,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a run works; nothing here changes what it computes, save that sums round differently on other devices and threads."""
+    """Where and how a run works; nothing here changes what it computes, save that sums round differently on other devices and threads, and
+    that batch norm takes the statistics of a chunk of real images.
+    """
 
     device: str = "auto"
     """auto, cpu or cuda."""
     threads: int = 0
     """Processor threads; 0 leaves it to PyTorch."""
     chunk: int = 64
-    """Real images worked on at a time (64 suits a processor, 500 a GPU), and the share of one process under torchrun; batch norm takes
-    their statistics."""
+    """Real images worked on at a time (64 suits a processor, 500 a GPU), and the share of one process under torchrun; with batch
+    norm part of what a distillation is: stored in its folder, and the same whenever it goes on."""
     compiled: bool = False
     """Compile the training step and its second-order product: a minute at the start, then faster steps (a C++ compiler is needed)."""
     checkpoint_every: int = 10

@@ -18,6 +18,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from realdata.trajectory import chosen_experts
 from sims.lab.artefact import SUMS, sealed
 from sims.lab.files import RunError
 from sims.lab.progress import Bar, Silent, progress
-from sims.lab.run import RunFolder
+from sims.lab.run import RunFolder, stored_config
 from theory.distill.distiller import Record, distil, observed, start
 from theory.distill.problem import Diverged
 
@@ -66,8 +67,8 @@ def run(
     free = ("trajectory.recipe",) if finished else ()  # a finished run does not look at its experts again
     backend = f"torch: {device}" if ranks.count == 1 else f"torch: {device}, {ranks.count} ranks"
     with ExitStack() as held:
-        open_ = partial(RunFolder.open, out, as_settings(config), resume=resume, free=free, backend=backend, seed=config.seed)
-        folder = ranks.first_does(lambda: held.enter_context(open_()))
+        open_ = partial(RunFolder.open, out, resume=resume, free=free, backend=backend, seed=config.seed)
+        folder = ranks.first_does(lambda: held.enter_context(open_(_settings(config, runtime, out))))
         if split is None:
             return out / FOLDER
         transform = ranks.told(lambda: _transform(config, split, folder))
@@ -92,6 +93,15 @@ def run(
             bar.skip(state.outer.step)
             state = _loop(config, task, state, runtime, save, bar, log, ranks)
         return out / FOLDER if folder is None else _finish(config, split, transform, state, folder)
+
+
+def _settings(config: DistillConfig, runtime: Runtime, out: Path) -> dict[str, Any]:
+    """What the folder belongs to: under batch norm the chunk too, unless the run there began when that was not stored."""
+    settings = as_settings(config)
+    if config.network.norm != "batch" or config.trajectories:
+        return settings
+    older = (out / "config.toml").is_file() and "chunk" not in stored_config(out)
+    return settings if older else settings | {"chunk": runtime.chunk}
 
 
 def _loaded(

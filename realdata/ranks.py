@@ -7,7 +7,8 @@
 
 Neither J nor the chunks know of R, each piece gives the same wherever it is worked off, and sums are taken in the order of chunks and
 starts: the result does not depend on R. All else every rank does for itself, alike. Tensors travel through the host (gloo): beside an
-unroll of hundreds of steps the gradients of a network are little, and a rank that dies is noticed at the next exchange.
+unroll of hundreds of steps the gradients of a network are little, and a rank that dies is noticed at the next exchange. On a GPU the ranks
+of a team differ by rounding, so one may diverge alone: before each exchange of the team, and at the end of each piece, all tell each other.
 """
 
 import io
@@ -36,6 +37,10 @@ class RankLost(RunError):
     """Another process of the run is gone."""
 
 
+class Elsewhere(Exception):
+    """A rank of the team has ended its piece of work in an error, which this one carries."""
+
+
 @dataclass(frozen=True, eq=False)
 class Ranks:
     """This process among the `count` of a run, in teams of `team` neighbours that work on one start together."""
@@ -53,7 +58,7 @@ class Ranks:
 
     def told(self, work: Callable[[], T]) -> T:
         """What the work gives on rank 0, on every rank."""
-        return work() if self.count == 1 else self._sent(_outcome(work) if self.first else None, 0)
+        return work() if self.count == 1 else self._sent(self._outcome(work) if self.first else None, 0)
 
     def first_does(self, work: Callable[[], T]) -> T | None:
         """What the work gives on rank 0, None elsewhere, once it is done there."""
@@ -68,7 +73,7 @@ class Ranks:
             return
         works, mine = iter(works), self.rank // team
         while turn := list(islice(works, self.count // team)):
-            found = _outcome(turn[mine]) if mine < len(turn) else None
+            found = self._outcome(turn[mine], team) if mine < len(turn) else None
             for k in range(len(turn)):
                 yield self._sent(found, k * team)
 
@@ -81,6 +86,7 @@ class Ranks:
         for start in range(0, len(works), self.team):
             flat = _flat(works[start + place]() if start + place < len(works) else like)
             found = [torch.empty_like(flat) for _ in range(self.team)]
+            self._in_step()
             with self._noticing():
                 dist.all_gather(found, flat, group=self.group)
             yield from (_shaped(row, like) for row in found[: len(works) - start])
@@ -90,9 +96,37 @@ class Ranks:
         if self.team == 1:
             return theta
         flat = _flat(theta)
+        self._in_step()
         with self._noticing():
             dist.broadcast(flat, self.rank - self.rank % self.team, group=self.group)
         return _shaped(flat, theta)
+
+    def _outcome(self, work: Callable[[], T], team: int = 1) -> T | Exception:
+        """What the work gives, or the error that it ends in on a rank of the team, for all ranks to know."""
+        try:
+            try:
+                found = work()
+            except RankLost:
+                raise
+            except (RunError, FloatingPointError) as error:
+                found = error
+            if team > 1:
+                self._in_step(found if isinstance(found, Exception) else None)
+        except Elsewhere as error:
+            return error.args[0]
+        return found
+
+    def _in_step(self, error: Exception | None = None) -> None:
+        """Tells the team of this rank's error, or that it has none; Elsewhere with the first one among its ranks."""
+        failed = [torch.empty(1) for _ in range(self.team)]
+        with self._noticing():
+            dist.all_gather(failed, torch.full((1,), float(error is not None)), group=self.group)
+        if not any(failed):
+            return
+        errors: list[Any] = [None] * self.team
+        with self._noticing():
+            dist.all_gather_object(errors, error, group=self.group)
+        raise Elsewhere(next(one for one in errors if one is not None))
 
     def _sent(self, found: Any, source: int) -> Any:
         """`found` of rank `source` on every rank. An error is raised by rank 0, which says it; the others end silently."""
@@ -118,16 +152,6 @@ class Ranks:
 
 
 ALONE = Ranks()
-
-
-def _outcome(work: Callable[[], T]) -> T | Exception:
-    """What the work gives, or the error it ends in, for all ranks to know."""
-    try:
-        return work()
-    except RankLost:
-        raise
-    except (RunError, FloatingPointError) as error:
-        return error
 
 
 def _flat(tensors: Tensors) -> torch.Tensor:

@@ -23,6 +23,7 @@ from realdata.ranks import ALONE, joined
 from realdata.steps import read_steps
 from tests.realdata.processes import CONTEXT, carry_out, free_port, rank_environment
 from tests.realdata.sets import NAME, write_arrays
+from theory.distill.problem import Diverged
 
 LONGEST = 300.0  # seconds
 
@@ -135,6 +136,68 @@ def test_errors_are_said_once(images: Path, tmp_path: Path, more: list[str], sta
     assert found[0] == [status, 1]
     assert [len(lines) for lines in found[1]] == [1, 0]
     assert word in found[1][0][0]
+
+
+def unequal(environment: dict[str, str], out: Path, failing: tuple[int, str]) -> None:
+    """One of two ranks in a team; the failing one diverges alone, before an exchange or after all of them."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    mine, place = int(environment["RANK"]), (torch.ones(2),)
+
+    def work() -> float:
+        if failing == (mine, "before"):
+            raise Diverged(f"rank {mine} alone")
+        theta = ranks.agreed(place)
+        total = sum(float(part[0].sum()) for part in ranks.chunks([lambda k=k: (k * theta[0],) for k in range(3)], place))
+        if failing == (mine, "after"):
+            raise Diverged(f"rank {mine} alone")
+        return total
+
+    with joined("cpu", 1) as ranks:
+        try:
+            out.write_text(f"{list(ranks.shared([work], team=ranks.team))}")
+        except Diverged as error:
+            out.write_text(f"{error}")
+        except SystemExit:
+            out.write_text("silent")
+
+
+@pytest.mark.parametrize(
+    ("failing", "ends"),
+    [
+        ((2, ""), ["[6.0]", "[6.0]"]),
+        ((0, "before"), ["rank 0 alone", "silent"]),
+        ((1, "before"), ["rank 1 alone", "silent"]),
+        ((1, "after"), ["rank 1 alone", "silent"]),
+    ],
+)
+def test_a_rank_that_diverges_alone_ends_its_team(tmp_path: Path, failing: tuple[int, str], ends: list[str]):
+    port, files = free_port(), [tmp_path / f"rank{k}.txt" for k in range(2)]
+    processes = [CONTEXT.Process(target=unequal, args=(rank_environment(k, 2, port), files[k], failing)) for k in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30.0)
+        process.kill()
+        process.join()
+    assert [file.read_text() if file.exists() else None for file in files] == ends
+
+
+def test_under_batch_norm_a_run_keeps_its_chunk(images: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Other norms take any; so does a folder that began before it was stored."""
+    for norm in ("instance", "batch"):
+        main(command(images, tmp_path / norm, "--network.norm", norm, "--outer-steps", "1"))
+        asked = command(images, tmp_path / norm, "--network.norm", norm, "--outer-steps", "1", "--chunk", "9")
+        if norm == "instance":
+            main(asked)
+            continue
+        with pytest.raises(SystemExit):
+            main(asked)
+        assert "holds another configuration (chunk = 7 there, 9 asked)" in capfd.readouterr().err
+        settings = tmp_path / norm / "config.toml"
+        settings.write_text(settings.read_text().replace("chunk = 7\n", ""))
+        main(asked)
+        assert "chunk" not in settings.read_text()
 
 
 PROGRAM = """
