@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import signal
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from realdata.exchange import EMA, IMAGES, LABELS, PIXELS, STEP, export_set, imp
 from realdata.preprocess import load_transform
 from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
+from tests.realdata.fuzzing import watched
 from tests.realdata.sets import CLASSES, NAME, distilled_set, write_arrays, write_run
 
 
@@ -263,13 +263,12 @@ def test_pipes_and_links_out_are_not_read(tmp_path: Path, name: str, sums: bool)
         read_triple(place)
     (place / name).unlink()
     os.mkfifo(place / name)
-    signal.alarm(20)
-    if sums or name in (IMAGES, LABELS):
-        with pytest.raises(RunError, match=f"{name} is no plain file"):
-            read_triple(place)
-    else:
-        read_triple(place)  # as if it were not there
-    signal.alarm(0)
+    with watched(place):
+        if sums or name in (IMAGES, LABELS):
+            with pytest.raises(RunError, match=f"{name} is no plain file"):
+                read_triple(place)
+        else:
+            read_triple(place)  # as if it were not there
 
 
 def test_missing_places_are_named(tmp_path: Path):
