@@ -248,7 +248,7 @@ def test_damage_is_named_and_mended(root: Path, finished: Path, tmp_path: Path):
     header |= {"digest": hashlib.sha256(bytes(12)).hexdigest(), "parts": {"theta": 1}}
     other = safetensors.numpy.save({"theta.0": np.zeros(3, np.float32)}, {"state": json.dumps(header)})
     wrong_place = shard_path(place, 1, 1).read_bytes()
-    bad = {"damaged": good[: len(good) // 2], "do not match": flipped, "another network": other, "another snapshot": wrong_place}
+    bad = {"damaged": good[: len(good) // 2], "not match its checksum": flipped, "another network": other, "another snapshot": wrong_place}
     for words, content in bad.items():
         path.write_bytes(content)
         with pytest.raises(RunError, match=words) as caught:
