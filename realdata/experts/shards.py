@@ -1,19 +1,16 @@
 """Snapshots of experts on disk, as `theory.distill.trajectory.Experts`.
 
     FOLDER/config.toml                     the recipe and the digest of its data
-    FOLDER/shards/EXPERT-EPOCH.safetensors one snapshot: the network's parameters in their order; the header holds recipe key, expert,
-                                           epoch and the SHA-256 of the tensors
+    FOLDER/shards/EXPERT-EPOCH.safetensors one snapshot: the network's parameters in their order; the header holds recipe key, expert
+                                           and epoch, and the seal of a checkpoint
     FOLDER/resume.safetensors              the expert under way: theta and the optimiser's slots after its last whole epoch
 
-A shard is written to a neighbour and renamed, so it is whole or absent; it is read, and its digest checked, when it is asked for. Nothing
+A shard is written to a neighbour and renamed, so it is whole or absent; it is read, and its seal checked, when it is asked for. Nothing
 is executed. An expert counts once all its shards are there.
 """
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,25 +35,18 @@ def shard_path(folder: Path, expert: int, epoch: int) -> Path:
     return folder / SHARDS / f"{expert:04d}-{epoch:04d}.safetensors"
 
 
-def _digest(leaves: Iterable[torch.Tensor]) -> str:
-    return hashlib.sha256(b"".join(leaf.detach().cpu().numpy().tobytes() for leaf in leaves)).hexdigest()
-
-
 def _write(path: Path, record: dict[str, Any], parts: dict[str, Tensors]) -> None:
     make_folder(path.parent)
-    write_parts(path, record | {"digest": _digest(chain(*parts.values()))}, parts)
+    write_parts(path, record, parts)
 
 
 def _read(path: Path, device: torch.device, mend: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
     try:
-        record, parts = read_parts(path, device)
+        return read_parts(path, device)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing: {mend}") from error
     except DAMAGE as error:
         raise RunError(f"{path} is damaged ({error}): {mend}") from error
-    if record.get("digest") != _digest(chain(*parts.values())):
-        raise RunError(f"{path} is damaged (its tensors do not match their digest): {mend}")
-    return record, parts
 
 
 def write_snapshot(folder: Path, recipe_key: str, expert: int, epoch: int, theta: Tensors) -> None:

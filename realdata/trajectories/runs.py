@@ -8,7 +8,6 @@ Nothing is chosen here. Evaluations choose the training length on held-out image
 Every evaluation draws the same real images, so an interval of a difference to random images holds no spread of those draws.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ import numpy as np
 from realdata.artefact import DistilledSet, find_set, read_set
 from realdata.compare.report import t_interval, verdict
 from realdata.config import stored_config
-from realdata.evaluate import OWN
+from realdata.evaluate import OWN, seal
 from realdata.trajectory import SHARED
-from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
 from sims.lab.laws import Interval
 
@@ -72,7 +70,7 @@ def read_run(place: Path) -> Finished:
             rules[name[0]] = {"drop": None} | record["protocol"] | {"shared": record["evaluation"]["shared"]}
     if not accuracies:
         raise RunError(f"{place} has not been evaluated: python -m realdata evaluate {place}")
-    return Finished(place, distilled, hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()[:16], accuracies, rules)
+    return Finished(place, distilled, seal(place)[:16], accuracies, rules)
 
 
 def _read(file: Path) -> dict[str, Any]:

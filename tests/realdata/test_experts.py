@@ -1,7 +1,6 @@
 """Experts: training by hand, folders that never mix, shards that are whole or refused, interruption at any moment, quality."""
 
 import fcntl
-import hashlib
 import itertools
 import json
 import os
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -32,6 +30,7 @@ from realdata.experts.recipe import folder, key
 from realdata.experts.shards import RESUME, read_snapshot, shard_path, write_snapshot
 from realdata.experts.training import Trainer
 from realdata.networks import ConvNetConfig
+from sims.lab.artefact import sealed
 from sims.lab.files import RunError
 from tests.strategies import generators
 from theory.distill.leaves import flatten, unflatten
@@ -245,8 +244,7 @@ def test_damage_is_named_and_mended(root: Path, finished: Path, tmp_path: Path):
     good, header = path.read_bytes(), {"recipe": key(RECIPE, experts.data), "expert": 1, "epoch": 2}
     mend = "remove it and run the experts' command again"
     flipped = good[:-1] + bytes([good[-1] ^ 1])
-    header |= {"digest": hashlib.sha256(bytes(12)).hexdigest(), "parts": {"theta": 1}}
-    other = safetensors.numpy.save({"theta.0": np.zeros(3, np.float32)}, {"state": json.dumps(header)})
+    other = sealed({"theta.0": np.zeros(3, np.float32)}, json.dumps(header | {"parts": {"theta": 1}}))
     wrong_place = shard_path(place, 1, 1).read_bytes()
     bad = {"damaged": good[: len(good) // 2], "not match its checksum": flipped, "another network": other, "another snapshot": wrong_place}
     for words, content in bad.items():
