@@ -14,11 +14,11 @@ from realdata.cells import with_cell
 from realdata.config import PRESETS, DistillConfig, Runtime
 from realdata.evaluate import Evaluation
 from realdata.experts.quality import Quality
+from realdata.machine import device_named
 from realdata.preprocess import PUBLISHED
 from realdata.ranks import joined
 from realdata.subspace import experiment
 from realdata.subspace.measure import BridgeConfig
-from realdata.task import device_named
 from sims.lab.files import RunError
 from sims.lab.options import parse_words
 from sims.lab.progress import duration

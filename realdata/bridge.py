@@ -12,19 +12,19 @@ warp leads to S (so warps need only a first derivative). The module is a templat
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from realdata.augment import Augment, Warp
 from realdata.compiled import compiler_here
 from realdata.lift import Tensors
 from realdata.ranks import ALONE, Ranks
-from realdata.second_order import StepDerivatives, derivatives, forward, leaf
+from realdata.second_order import StepDerivatives, derivatives, leaf, summed_loss
 from realdata.streaming import Rows
 
 
@@ -155,7 +155,8 @@ class RealImages:
 
     images (n, channels, height, width), indexed by rows, and labels (n,) int64 on the device; `batch` rows are drawn without replacement.
     On a CPU small chunks (64) stay in cache and are also the fastest. Batch norm takes the statistics of the chunk it sees. Chunks go round
-    the `ranks` that share the run; their gradients are added in the order of the chunks.
+    the `ranks` that share the run; their gradients are added in the order of the chunks. `compiled`: as for a ModuleProblem, for chunks
+    of full size (each other size would be compiled by itself).
     """
 
     module: nn.Module
@@ -165,12 +166,19 @@ class RealImages:
     augment: Augment
     chunk: int = 64
     ranks: Ranks = ALONE
+    compiled: bool = False
+    whole: Callable[..., Tensors] = field(init=False, repr=False)
+    rest: Callable[..., Tensors] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.chunk < 1:
             raise ValueError(f"the chunk of the real batch must have at least one image: chunk={self.chunk}")
         if not 1 <= self.batch <= len(self.images):
             raise ValueError(f"the real batch must lie in [1, {len(self.images)}]: batch={self.batch}")
+        device = self.labels.device
+        compiled = self.compiled and compiler_here(device)
+        object.__setattr__(self, "whole", summed_loss(self.module, compiled=compiled, captured=compiled and device.type == "cuda"))
+        object.__setattr__(self, "rest", summed_loss(self.module))
 
     def draw(self, rng: np.random.Generator) -> Batch:
         rows = rng.choice(len(self.images), size=self.batch, replace=False, shuffle=False)
@@ -178,18 +186,18 @@ class RealImages:
 
     def loss_and_gradient(self, theta: Tensors, xi: Batch) -> tuple[float, Tensors]:
         rows = torch.arange(len(self.images)) if xi.rows is None else torch.from_numpy(xi.rows)
-        theta = leaf(self.ranks.agreed(theta))
-        value, total = torch.zeros((), dtype=torch.float64, device=self.labels.device), None
+        theta = self.ranks.agreed(theta)
+        total: Tensors | None = None
         works = [partial(self._chunk, theta, xi, rows, start) for start in range(0, len(rows), self.chunk)]
         for loss, *grad in self.ranks.chunks(works, (theta[0].new_zeros(()), *theta)):
-            total = tuple(grad) if total is None else tuple(a + b for a, b in zip(total, grad, strict=True))
-            value += loss
+            part = (loss.double(), *grad)
+            total = part if total is None else tuple(a + b for a, b in zip(total, part, strict=True))
         assert total is not None
-        return float(value), total
+        value, *gradient = (x / len(rows) for x in total)
+        return float(value), tuple(gradient)
 
     def _chunk(self, theta: Tensors, xi: Batch, rows: torch.Tensor, start: int) -> Tensors:
-        """(part of the loss, its gradient) of the images from `start` on."""
+        """(summed loss, its gradient) of the images from `start` on."""
         part = rows[start : start + self.chunk].to(self.labels.device)
         images = self.images[part] if xi.warp is None else xi.warp.part(start, start + self.chunk)(self.images[part])
-        loss = F.cross_entropy(forward(self.module, theta, images), self.labels[part], reduction="sum") / len(rows)
-        return loss.detach(), *torch.autograd.grad(loss, theta)
+        return (self.whole if len(part) == min(self.chunk, self.batch) else self.rest)(theta, images, self.labels[part])

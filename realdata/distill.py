@@ -3,6 +3,7 @@
 DIR/config.toml, env.json      the run (sims.lab)          DIR/checkpoint.safetensors   its state, replaced every few steps
 DIR/transform.safetensors      fitted once                 DIR/figures/                 curve.csv, curve.png, curve.pdf
 DIR/steps.csv                  what every outer step did and took (realdata.steps)
+DIR/parity.json                in less than float32: the errors of the run's derivatives (realdata.parity)
 DIR/distilled/                 the finished set: the one with the best held-out accuracy among those measured      DIR/summary.json
 
 Several processes may share a run (realdata.ranks); the first one alone looks at the folder and writes.
@@ -30,11 +31,13 @@ from realdata.checkpoint import DAMAGE, CurvePoint, RunState, read_checkpoint, w
 from realdata.config import DistillConfig, Runtime, as_settings
 from realdata.data import cache_folder
 from realdata.experts import StoredExperts
+from realdata.machine import arithmetic, set_up
+from realdata.parity import tested
 from realdata.preprocess import Transform, fit, read_transform
 from realdata.protocol import accuracy, train
 from realdata.ranks import ALONE, Ranks
 from realdata.steps import StepLog
-from realdata.task import Split, Task, build, check, device_named, hard_labels, stream, training_split
+from realdata.task import Split, Task, build, check, hard_labels, stream, training_split
 from realdata.trajectory import chosen_experts
 from sims.lab.artefact import SUMS, sealed
 from sims.lab.files import RunError
@@ -44,6 +47,7 @@ from theory.distill.distiller import Record, distil, observed, start
 from theory.distill.problem import Diverged
 
 TRANSFORM = "transform.safetensors"
+PARITY = "parity.json"
 
 
 def run(
@@ -58,24 +62,25 @@ def run(
     """Distils into `out`, or goes on where the run there stopped, and gives the artefact folder back; `experts` is a recipe's folder."""
     clock = time.monotonic
     began = clock()
-    device = device_named(runtime.device)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+    device = set_up(runtime, tested=True)
     finished = ranks.told((out / FOLDER / SUMS).is_file)
     load = partial(_loaded, config, root, experts, device, finished)
     config, split, stored = ranks.first_does(load) or load()  # the first decodes and fits, the others find it done
     free = ("trajectory.recipe",) if finished else ()  # a finished run does not look at its experts again
-    backend = f"torch: {device}" if ranks.count == 1 else f"torch: {device}, {ranks.count} ranks"
+    backend = ", ".join([f"torch: {device}", *([f"{ranks.count} ranks"] if ranks.count > 1 else []), runtime.precision])
     with ExitStack() as held:
         open_ = partial(RunFolder.open, out, resume=resume, free=free, backend=backend, seed=config.seed)
         folder = ranks.first_does(lambda: held.enter_context(open_(_settings(config, runtime, out))))
         if split is None:
             return out / FOLDER
         transform = ranks.told(lambda: _transform(config, split, folder))
-        if stored is None:
-            task = build(config, split, transform, device, runtime.chunk, runtime.compiled, ranks)
-        else:
-            task = trajectory.build(config, split, transform, device, runtime.compiled, stored)
+        made = partial(_task, config, split, transform, device, stored, runtime.chunk)
+        if runtime.precision != "float32":
+            found = tested(made(), config.seed, runtime.precision)
+            if folder is not None:
+                folder.write(PARITY, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
+            held.enter_context(arithmetic(runtime.precision))
+        task = made(runtime.compiled, ranks)
         first = RunState(start(task.distiller, task.first, config.first_stage), task.first)
         state = ranks.told(lambda: read_checkpoint(out, device) or first)
         worked, log = state.seconds, StepLog.open(out, state.outer.step, device)
@@ -93,6 +98,22 @@ def run(
             bar.skip(state.outer.step)
             state = _loop(config, task, state, runtime, save, bar, log, ranks)
         return out / FOLDER if folder is None else _finish(config, split, transform, state, folder)
+
+
+def _task(
+    config: DistillConfig,
+    split: Split,
+    transform: Transform,
+    device: torch.device,
+    experts: StoredExperts | None,
+    chunk: int,
+    compiled: bool = False,
+    ranks: Ranks = ALONE,
+) -> Task:
+    """What is distilled: along experts where the method has any."""
+    if experts is None:
+        return build(config, split, transform, device, chunk, compiled, ranks)
+    return trajectory.build(config, split, transform, device, compiled, experts)
 
 
 def _settings(config: DistillConfig, runtime: Runtime, out: Path) -> dict[str, Any]:

@@ -29,10 +29,11 @@ from realdata.artefact import DistilledSet, find_set, read_set
 from realdata.baselines import DETERMINISTIC, Baseline, baselines
 from realdata.bridge import ModuleProblem, Tensors
 from realdata.config import Runtime, as_settings
+from realdata.machine import set_up
 from realdata.networks import NETWORKS, network, parameter_count
 from realdata.protocol import Protocol, Result, Shelf, Trained, judge, stored_floats, train_arm
 from realdata.streaming import Labelled, on_device, on_host
-from realdata.task import Split, augmentation, device_named, hard_labels, stream, training_problem, training_split
+from realdata.task import Split, augmentation, hard_labels, stream, training_problem, training_split
 from sims.lab.artefact import SUMS
 from sims.lab.environment import environment
 from sims.lab.files import RunError, atomic_write, toml_text
@@ -155,9 +156,7 @@ def run(place: Path, root: Path, evaluation: Evaluation, runtime: Runtime, targe
     if evaluation.published and distilled.step_size is None:
         raise RunError(f"the published protocol trains with the set's own step size, and {find_set(place)} has none: leave out --published")
     protocol = evaluation.protocol(distilled.config.judging(distilled.optimiser().lr)[1], len(distilled.images))
-    device = device_named(runtime.device)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+    device = set_up(runtime)
     print(protocol_lines(distilled, evaluation, protocol))
     target = target or find_set(place).parent / "evaluation.json"
     settings = {"set": seal(place), "evaluation": dataclasses.asdict(evaluation), "protocol": dataclasses.asdict(protocol)}

@@ -32,10 +32,11 @@ from realdata.checks import at_least, positive
 from realdata.config import Runtime
 from realdata.experts import Recipe
 from realdata.experts.training import Trainer
+from realdata.machine import set_up
 from realdata.networks import ConvNetConfig, convnet
 from realdata.protocol import accuracy, train
 from realdata.streaming import Labelled, on_device
-from realdata.task import Split, augmentation, device_named, hard_labels, stream, training_split
+from realdata.task import Split, augmentation, hard_labels, stream, training_split
 from sims.lab.artefact import SUMS
 from sims.lab.files import RunError
 from sims.lab.laws import percentile_interval
@@ -135,9 +136,7 @@ class Bench:
 
 def run(place: Path, space: Space, root: Path, out: Path, runtime: Runtime) -> Path:
     """Trains what is missing, ranks, and writes the report; gives its path back."""
-    distilled, device = read_set(place), device_named(runtime.device)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+    distilled, device = read_set(place), set_up(runtime)
     split = training_split(distilled.config, str(root))
     for network in space.networks():
         convnet(network, split.source.shape, len(split.source.classes))  # one that the images are too small for is refused here

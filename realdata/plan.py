@@ -30,11 +30,12 @@ import torch
 from realdata import distill
 from realdata.config import DistillConfig, Runtime
 from realdata.data import cache_folder
+from realdata.machine import set_up
 from realdata.preprocess import ZCA, Transform, fit
 from realdata.protocol import accuracy
 from realdata.steps import read_steps
 from realdata.streaming import on_device
-from realdata.task import Split, check, device_named, hard_labels, training_problem, training_split
+from realdata.task import Split, check, hard_labels, training_problem, training_split
 from sims.lab.files import atomic_write
 from sims.lab.progress import duration
 from sims.lab.report import terminal_table
@@ -124,7 +125,7 @@ class Rates:
 
 def predict(config: DistillConfig, root: Path, runtime: Runtime, experts: Path | None = None) -> Plan:
     """Runs the trial and extrapolates it; `experts` is the folder that a method with experts needs."""
-    device = device_named(runtime.device)
+    device = set_up(runtime, tested=True)
     print(f"reading {config.dataset}: what is decoded and fitted stays in {cache_folder()}", file=sys.stderr)
     cold = Prepared.of(config, root).seconds
     trial = try_out(config, root, runtime, device, experts)

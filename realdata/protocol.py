@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from scipy.stats import t as student_t
 
-from realdata.bridge import ModuleProblem, RealImages, Tensors, forward
+from realdata.bridge import ModuleProblem, RealImages, Tensors
 from realdata.checkpoint import DAMAGE, read_parts, write_parts
 from realdata.checks import at_least
+from realdata.second_order import forward
 from realdata.streaming import Labelled
 from sims.lab.files import RunError, make_folder
 from sims.lab.laws import COVERAGE, Interval, mean_interval

@@ -111,3 +111,25 @@ def derivatives(module: nn.Module, product: str = "auto", *, compiled: bool = Fa
     if captured:
         gradient, both, mixed = replayed(gradient), replayed(both), replayed(mixed)
     return StepDerivatives(lambda *args: gradient(*args)[0], both, lambda *args: mixed(*args)[0])
+
+
+def summed_loss(module: nn.Module, *, compiled: bool = False, captured: bool = False) -> Callable[..., Tensors]:
+    """(theta, images, hard labels) -> (the sum of their losses, its gradient in theta); compiled where every layer is covered."""
+
+    def loss(theta: Tensors, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(forward(module, theta, images), labels, reduction="sum")
+
+    def run(theta: Tensors, images: torch.Tensor, labels: torch.Tensor) -> Tensors:
+        theta = leaf(theta)
+        value = loss(theta, images, labels)
+        return value.detach(), *torch.autograd.grad(value, theta)
+
+    if not compiled or uncovered(module) is not None:
+        return run
+    both = torch.func.grad_and_value(loss)
+
+    def flat(theta: Tensors, images: torch.Tensor, labels: torch.Tensor) -> Tensors:
+        gradient, value = both(theta, images, labels)
+        return value, *gradient
+
+    return replayed(fused(flat)) if captured else fused(flat)

@@ -40,16 +40,6 @@ def stream(seed: int, name: str, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence((seed, zlib.crc32(name.encode())), spawn_key=key))
 
 
-def device_named(name: str) -> torch.device:
-    """The device called `name`; auto is the first CUDA device where there is one, else the processor."""
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise RunError(f"no device {name!r} here ({str(error).splitlines()[0]}): choose auto, cpu or cuda") from error
-    return device
-
-
 class Choices(Protocol):
     """What is said of data and warps, in every configuration."""
 
@@ -167,7 +157,7 @@ def build(
     labels = None if config.learn_labels else hard_labels(len(split.source.classes), config.ipc)
     problem = training_problem(config, labels, device, compiled)
     images, classes = on_device(transform, split.fitted, device)
-    real = RealImages(problem.module, images, classes, config.real_batch, problem.augment, chunk, ranks)
+    real = RealImages(problem.module, images, classes, config.real_batch, problem.augment, chunk, ranks, compiled)
     matching = PerformanceMatching(real)
     objective: Objective | PathObjective = matching
     if config.alignment:

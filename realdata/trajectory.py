@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from realdata.bridge import ModuleProblem, Tensors, forward
+from realdata.bridge import ModuleProblem, Tensors
 from realdata.config import DistillConfig
 from realdata.data import ImageSet
 from realdata.experts import StoredExperts, open_experts
 from realdata.experts.recipe import Recipe, data_digest, key
 from realdata.experts.shards import recipe_in
 from realdata.preprocess import Transform
+from realdata.second_order import forward
 from realdata.streaming import Rows, on_device
 from realdata.task import Split, Task, first_set, hard_labels, judges, stream, training_problem
 from sims.lab.files import RunError

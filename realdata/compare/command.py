@@ -7,7 +7,6 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from realdata import data, figures
 from realdata.compare import plots
@@ -17,8 +16,9 @@ from realdata.compare.experiment import Bench, Comparison, Entry, carry_out
 from realdata.compare.report import ArmResult
 from realdata.config import DistillConfig, as_settings
 from realdata.distill import Runtime
+from realdata.machine import set_up
 from realdata.steps import read_steps
-from realdata.task import check, device_named, training_split
+from realdata.task import check, training_split
 from sims.lab.progress import progress
 from sims.lab.report import terminal_table
 from sims.lab.run import RunFolder
@@ -28,9 +28,7 @@ FREE = ("comparison.equal", "comparison.networks", "comparison.probes")  # what 
 
 def run(shared: DistillConfig, comparison: Comparison, root: Path, out: Path, runtime: Runtime, *, resume: bool = True) -> Path:
     """Compares the arms in `out`, or goes on where it stopped, and gives the path of the report."""
-    device = device_named(runtime.device)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+    device = set_up(runtime, tested=True)
     split = training_split(shared, str(root))
     for arm in comparison.arms:
         check(arm_config(arm, shared, shared.seed, comparison.rank), split)  # a refused setting must not leave a folder behind

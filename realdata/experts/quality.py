@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from realdata import figures
-from realdata.bridge import Batch, RealImages, Tensors, forward
+from realdata.bridge import Batch, RealImages, Tensors
 from realdata.checks import at_least, positive
 from realdata.data import source
 from realdata.experts.shards import StoredExperts
 from realdata.protocol import JUDGE_CHUNK, accuracy
-from realdata.second_order import derivatives
+from realdata.second_order import derivatives, forward
 from realdata.streaming import Labelled
 from realdata.task import stream
 from sims.lab.progress import progress

@@ -39,9 +39,10 @@ from realdata.experts.shards import (
     write_snapshot,
     write_under_way,
 )
+from realdata.machine import set_up
 from realdata.preprocess import fit
 from realdata.streaming import on_device
-from realdata.task import augmentation, device_named, stream, training_split
+from realdata.task import augmentation, stream, training_split
 from sims.lab.files import RunError, clean_leftovers
 from sims.lab.progress import Meter, progress
 from sims.lab.run import RunFolder
@@ -98,9 +99,7 @@ class Trainer:
 
 def run(recipe: Recipe, count: int, root: Path, store: Path, runtime: Runtime, quality: Quality) -> Path:
     """Trains experts 0 .. count - 1 of the recipe below `store`, measures them, and gives the recipe's folder back."""
-    device = device_named(runtime.device)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+    device = set_up(runtime)
     split = training_split(recipe, str(root))
     if recipe.batch > len(split.fitted):
         raise RunError(f"a batch must lie in [1, {len(split.fitted)}]: batch={recipe.batch}")

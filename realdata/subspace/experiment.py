@@ -18,11 +18,12 @@ from realdata.artefact import DistilledSet, read_set
 from realdata.baselines import random_images
 from realdata.config import DistillConfig, Runtime
 from realdata.evaluate import seal
+from realdata.machine import set_up
 from realdata.preprocess import Transform, fit
 from realdata.subspace import report
 from realdata.subspace.coordinates import refuse_large
 from realdata.subspace.measure import BridgeConfig, Candidate, Scene, TaskSubspace, make_scene, measure, task_subspaces
-from realdata.task import device_named, hard_labels, stream, training_problem, training_split
+from realdata.task import hard_labels, stream, training_problem, training_split
 from sims.lab.files import RunError
 from sims.lab.progress import progress
 from sims.lab.run import RunFolder
@@ -46,9 +47,7 @@ class Inputs:
 
 def run(config: BridgeConfig, places: Sequence[Path], dataset: str | None, root: Path | None, out: Path | None, runtime: Runtime) -> Path:
     """Measures and writes into `out`; gives the path of the report."""
-    device = device_named(runtime.device)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+    device = set_up(runtime)
     sets = read_sets(places)
     name = dataset or next((s.config.dataset for s in sets.values()), None)
     if name is None:

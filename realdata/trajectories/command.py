@@ -10,11 +10,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from realdata import data, figures
 from realdata.config import Runtime
-from realdata.task import device_named
+from realdata.machine import set_up
 from realdata.trajectories import plots
 from realdata.trajectories import report as words
 from realdata.trajectories.errors import Retraced, Retracing, reach, retraced
@@ -26,9 +24,7 @@ from sims.lab.run import RunFolder
 
 def run(places: Sequence[Path], experts: Path | None, retracing: Retracing, root: Path | None, out: Path, runtime: Runtime) -> Path:
     """Compares the runs in `places`, retraces them along `experts` (a store or a recipe's folder), and gives the report's path back."""
-    device = device_named(runtime.device)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
+    device = set_up(runtime)
     runs = read_runs(places)
     first = runs[0].distilled.config
     if experts is not None and (foreign := [one for one in runs if not one.distilled.config.trajectories]):

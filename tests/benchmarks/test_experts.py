@@ -12,8 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from realdata.bridge import Tensors, forward, fresh_parameters
+from realdata.bridge import Tensors, fresh_parameters
 from realdata.networks import ConvNetConfig, convnet
+from realdata.second_order import forward
 
 ROUNDS = 5
 

@@ -22,10 +22,11 @@ import torch
 import torch.nn.functional as F
 
 from realdata.augment import Augment
-from realdata.bridge import ModuleProblem, Tensors, forward
+from realdata.bridge import ModuleProblem, Tensors
 from realdata.compare.probe import peak_bytes
 from realdata.compiled import compiler_here
 from realdata.networks import ConvNetConfig, convnet
+from realdata.second_order import forward
 from sims.lab.report import markdown_table, number
 from tests.oracles import relative_error
 from theory.distill.adjoint import sweep, unroll

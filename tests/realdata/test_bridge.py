@@ -1,5 +1,7 @@
 """The torch bridge: conformance as an inner problem and as an objective, draws, initialisation, what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from realdata.augment import AUGMENTATIONS, Augment
-from realdata.bridge import Batch, ModuleProblem, RealImages, Tensors, forward
+from realdata.bridge import Batch, ModuleProblem, RealImages, Tensors
+from realdata.compiled import compiler_here
 from realdata.networks import ConvNetConfig, Norm, convnet
+from realdata.second_order import forward
 from tests.conformance import InnerProblemConformance, ObjectiveCase, ObjectiveConformance, ProblemCase
 from tests.oracles import relative_error
 from tests.strategies import generators, seeds
@@ -105,6 +109,31 @@ def test_real_loss_does_not_depend_on_the_chunk_and_is_the_mean(rng: np.random.G
     value, grad = real.loss_and_gradient(theta, xi)
     assert value == pytest.approx(float(expected.detach()), rel=1e-12)
     assert relative_error(grad, torch.autograd.grad(expected, theta)) <= 1e-11
+
+
+@pytest.mark.skipif(not compiler_here(torch.device("cpu")), reason="no C++ compiler")
+@pytest.mark.parametrize(("batch", "chunk"), [(7, 3), (5, 9)])
+def test_compiled_the_real_loss_is_the_same_and_is_compiled_for_whole_chunks_alone(batch: int, chunk: int):
+    rng, module = np.random.default_rng(0), convnet(ConvNetConfig(1, 3), SHAPE, CLASSES)
+    images, labels = torch.from_numpy(rng.standard_normal((9, *SHAPE))), torch.from_numpy(rng.integers(0, CLASSES, 9))
+    plain = RealImages(module, images, labels, batch, Augment("flip-rotate"), chunk)
+    compiled = replace(plain, compiled=True)
+    template = ModuleProblem(module, CLASSES, 1, None, Augment("none"), dtype=torch.float64)
+
+    def differences() -> tuple[float, float]:
+        theta, xi = jittered(template.init(rng), rng), plain.draw(rng)
+        (value, grad), (expected, by_autograd) = compiled.loss_and_gradient(theta, xi), plain.loss_and_gradient(theta, xi)
+        return abs(value / expected - 1.0), relative_error(grad, by_autograd)
+
+    assert max(differences()) <= 1e-12
+    with torch.compiler.set_stance("fail_on_recompile"):
+        assert max(max(differences()) for _ in range(3)) <= 1e-12
+
+
+def test_of_a_network_without_rules_nothing_is_compiled():
+    images, labels = torch.zeros(4, *SHAPE, dtype=torch.float64), torch.zeros(4, dtype=torch.int64)
+    real = RealImages(smooth_network(), images, labels, 4, Augment("none"), 4, compiled=True)
+    assert real.whole.__qualname__ == real.rest.__qualname__
 
 
 @given(data=st.data(), seed=seeds)

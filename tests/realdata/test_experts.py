@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from realdata import data
 from realdata.__main__ import main
 from realdata.augment import Augment
-from realdata.bridge import RealImages, Tensors, forward
+from realdata.bridge import RealImages, Tensors
 from realdata.config import Runtime
 from realdata.experts import FlatConfig, Recipe, open_experts
 from realdata.experts import run as run_experts
@@ -30,6 +30,7 @@ from realdata.experts.recipe import folder, key
 from realdata.experts.shards import RESUME, read_snapshot, shard_path, write_snapshot
 from realdata.experts.training import Trainer
 from realdata.networks import ConvNetConfig
+from realdata.second_order import forward
 from sims.lab.artefact import sealed
 from sims.lab.files import RunError
 from tests.strategies import generators

@@ -11,9 +11,10 @@ from scipy import stats
 
 from realdata import protocol as protocols
 from realdata.augment import Augment
-from realdata.bridge import ModuleProblem, forward
+from realdata.bridge import ModuleProblem
 from realdata.networks import ConvNetConfig, convnet
 from realdata.protocol import IN_MEMORY, Protocol, Result, Shelf, Trained, accuracy, judge, train, train_arm
+from realdata.second_order import forward
 from sims.lab.files import RunError
 from sims.lab.progress import Silent
 from tests.strategies import seeds

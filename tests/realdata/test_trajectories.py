@@ -18,10 +18,11 @@ from scipy import stats
 from realdata import data
 from realdata.__main__ import main
 from realdata.artefact import read_set
-from realdata.bridge import Tensors, forward
+from realdata.bridge import Tensors
 from realdata.config import as_settings
 from realdata.experts import open_experts
 from realdata.preprocess import fit
+from realdata.second_order import forward
 from realdata.task import stream, training_split
 from realdata.trajectories import errors
 from realdata.trajectories.errors import Curves

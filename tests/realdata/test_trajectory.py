@@ -18,7 +18,7 @@ from realdata import cells, data, distill
 from realdata.__main__ import Distill, Experts, main
 from realdata.artefact import read_set
 from realdata.augment import Augment
-from realdata.bridge import Batch, ModuleProblem, RealImages, Tensors, forward
+from realdata.bridge import Batch, ModuleProblem, RealImages, Tensors
 from realdata.checkpoint import RunState, read_checkpoint
 from realdata.config import Runtime
 from realdata.experts import FlatConfig, Recipe, StoredExperts, open_experts
@@ -26,6 +26,7 @@ from realdata.experts import run as run_experts
 from realdata.experts.quality import Quality
 from realdata.gradient_matching import ClassGradients
 from realdata.networks import ConvNetConfig, convnet
+from realdata.second_order import forward
 from realdata.trajectory import SHARED, understood
 from sims.lab.files import RunError
 from tests.oracles import one_graph, relative_error

@@ -185,7 +185,7 @@ def meta_gradient(
             chosen = placed.draw(window_rng) if chosen is None else chosen
             tape = cut(tape, chosen)
         assert chosen is not None
-        value, grad_s, asked = _value_and_grad(problem, objective, distiller, s, tape, xi, rng)
+        value, grad_s, asked = value_and_gradient(problem, objective, distiller, s, tape, xi, rng)
         effective = placed.effective_positions if isinstance(placed, PlacedWindow) else None
         return MetaGradient(value, grad_s, chosen, effective, None if adaptive is None else norms, tape.cost + asked)
 
@@ -207,7 +207,7 @@ def _mean(parts: list[MetaGradient], s: Leaves, profile: Profile | None) -> Meta
     return replace(parts[0], value=value, grad_s=grad_s, profile=latest(norms, profile) if norms else None, cost=cost)
 
 
-def _value_and_grad(
+def value_and_gradient(
     problem: InnerProblem,
     objective: Objective | PathObjective,
     distiller: Distiller,
@@ -216,7 +216,7 @@ def _value_and_grad(
     xi: Noise,
     rng: np.random.Generator,
 ) -> tuple[float, Leaves, Cost]:
-    """The objective on one recorded run, its gradient in S, and what that asked of the problem."""
+    """The objective on one recorded run, its gradient in S, and what that asked of the problem; `rng` draws a low-rank Hessian's tests."""
     if isinstance(objective, PathObjective):
         if distiller.learn_step:
             raise ValueError("an objective of the path has no gradient in the inner step size: learn_step=True")
