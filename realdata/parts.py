@@ -1,0 +1,201 @@
+"""A folder of image files in parts, for a way that takes only so much at a time, and whole again at its end.
+
+    python -m realdata.parts pack FOLDER --out PARTS     part-001, part-002, .. of at most --largest MiB each, and parts.json
+    python -m realdata.parts join PARTS --out FOLDER     the folder, once parts.json and every part lie in PARTS
+
+The parts are one tar stream cut into pieces: its entries are regular files in sorted order without owner and time, so equal files give
+equal parts. parts.json names each part with its bytes and SHA-256; a missing or damaged one is named before anything is unpacked. Unpacking
+makes no links, follows none and leaves the folder complete or not at all. Nothing is compressed: photographs hardly can be.
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, subcommand
+
+from realdata.checks import at_least
+from realdata.data.files import DataError
+from sims.lab.files import RunError, atomic_write, file_error, make_folder
+from sims.lab.options import parse_words
+from sims.lab.run import main_guard
+
+INDEX = "parts.json"
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Cut the files of a folder into parts."""
+
+    folder: Positional[Path]
+    """Folder whose files are packed, those in its folders too."""
+    out: Path
+    """New or empty folder for the parts."""
+    largest: int = 56
+    """Largest part in MiB."""
+
+
+@dataclass(frozen=True)
+class Join:
+    """Put the files of a packed folder together again."""
+
+    parts: Positional[Path]
+    """Folder with parts.json and all parts."""
+    out: Path
+    """New folder for the files."""
+
+
+Command = Annotated[Pack, subcommand("pack")] | Annotated[Join, subcommand("join")]
+
+
+class _Cut(io.RawIOBase):
+    """A stream to write to that becomes parts of `largest` bytes."""
+
+    def __init__(self, folder: Path, largest: int) -> None:
+        self.folder, self.largest = folder, largest
+        self.waiting, self.index = bytearray(), []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.waiting += data
+        while len(self.waiting) >= self.largest:
+            self._part(self.largest)
+        return len(data)
+
+    def _part(self, size: int) -> None:
+        name, content = f"part-{len(self.index) + 1:03}", bytes(self.waiting[:size])
+        del self.waiting[:size]
+        atomic_write(self.folder / name, content)
+        self.index.append({"name": name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+
+    def end(self) -> list[dict[str, Any]]:
+        """Writes what is left; what each part is."""
+        if self.waiting:
+            self._part(len(self.waiting))
+        return self.index
+
+
+class _Joined(io.RawIOBase):
+    """The parts, read one after the other."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.blocks = (block for path in paths for block in _blocks(path))
+        self.rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.rest = self.rest or memoryview(next(self.blocks, b""))
+        count = min(len(buffer), len(self.rest))
+        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+        return count
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(MIB):
+            yield block
+
+
+def pack(folder: Path, out: Path, largest: int = 56) -> list[dict[str, Any]]:
+    """Packs the regular files below `folder` into parts of at most `largest` MiB in `out`; the entries of parts.json."""
+    at_least(1, largest=largest)
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder: name the one with the files")
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    if not files:
+        raise RunError(f"{folder} holds no files to pack")
+    make_folder(out)
+    if any(out.iterdir()):
+        raise RunError(f"{out} is not empty: choose a new folder for the parts")
+    cut = _Cut(out, largest * MIB)
+    with tarfile.open(fileobj=cut, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for path in files:
+            entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
+            entry.size, entry.mode = path.stat().st_size, 0o644
+            with path.open("rb") as file:
+                archive.addfile(entry, file)
+    index = cut.end()
+    atomic_write(out / INDEX, json.dumps(index, indent=1) + "\n")
+    return index
+
+
+def _checked(parts: Path) -> list[Path]:
+    """The parts in their order, each whole."""
+    try:
+        index = [(Path(entry["name"]), int(entry["bytes"]), str(entry["sha256"])) for entry in json.loads((parts / INDEX).read_text())]
+    except FileNotFoundError as error:
+        raise RunError(f"{parts / INDEX} is missing: give the folder that the parts and their index were put into") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{parts / INDEX} is damaged ({error}): bring it again") from error
+    foreign = [name for name, _, _ in index if len(name.parts) != 1 or name.name != str(name)]
+    if foreign or not index:
+        raise DataError(f"{parts / INDEX} does not list the parts beside it: {', '.join(map(str, foreign)) or 'none'}")
+    missing = [name.name for name, _, _ in index if not (parts / name).is_file()]
+    if missing:
+        raise RunError(f"{len(missing)} of {len(index)} parts are missing in {parts}: {', '.join(missing)}")
+    for name, size, sha256 in index:
+        if (parts / name).stat().st_size != size or _digest(parts / name) != sha256:
+            raise DataError(f"{parts / name} is damaged: bring it again")
+    return [parts / name for name, _, _ in index]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for block in _blocks(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def join(parts: Path, out: Path) -> int:
+    """Unpacks the parts into the new folder `out`; the number of its files."""
+    paths = _checked(parts)
+    if out.exists():
+        raise RunError(f"{out} is there already: choose a new folder for the files")
+    make_folder(out.parent)
+    place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        place.chmod(0o755)
+        count = 0
+        with tarfile.open(fileobj=io.BufferedReader(_Joined(paths), MIB), mode="r|") as archive:
+            for entry in archive:
+                if not entry.isreg():
+                    raise DataError(f"{parts} holds {entry.name!r}, which is no regular file: nothing is unpacked")
+                archive.extract(entry, place, filter="data")
+                count += 1
+        place.rename(out)
+    except tarfile.TarError as error:
+        raise DataError(f"{parts} holds no folder that can be unpacked ({error})") from error
+    except OSError as error:
+        raise file_error(error, out) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return count
+
+
+@main_guard
+def main(words: list[str] | None = None) -> None:
+    """Packs or joins."""
+    command = parse_words(Command, sys.argv[1:] if words is None else words, "python -m realdata.parts")
+    match command:
+        case Pack():
+            index = pack(command.folder, command.out, command.largest)
+            print(f"{len(index)} parts, {sum(entry['bytes'] for entry in index) / 1e6:.1f} MB: {command.out}")
+        case Join():
+            print(f"{join(command.parts, command.out)} files: {command.out}")
+
+
+if __name__ == "__main__":
+    main()
