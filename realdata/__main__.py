@@ -69,9 +69,8 @@ class Distill:
     experts: Path | None = None
     """For mtt, ftd, datm and tesla: a recipe's folder of experts, or a store with one recipe that the run can take."""
     preset: str | None = None
-    """Settings to start from: cpu, dev-tiny, rat-cifar10-ipcN, at-cifar10-ipcN, at-cifar100-ipcN, at-tiny-imagenet-ipcN (N = 1, 10, 50;
-    no 50 for Tiny ImageNet), mtt-cpu, ftd-cpu, mtt-DATASET-ipcN, ftd-DATASET-ipcN (realdata/cells.py) or a .toml file; options on the
-    command line win."""
+    """Settings to start from: cpu, dev-tiny, mtt-cpu, ftd-cpu, a published cell METHOD-DATASET-ipcN (rat, at, t, mtt or ftd; all stand in
+    realdata/cells.py) or a .toml file; options on the command line win."""
     resume: bool = True
     """Go on with the run in --out; --no-resume refuses a folder that holds one."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)
