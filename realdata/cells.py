@@ -13,8 +13,8 @@ serves both commands. The subsets of ImageNet share a cell: imagenette unless --
 Truncated backpropagation, where sources are silent: T and M of RaT-BPTT are known for ten images a class, and taken for 1 and 50; so are
 the batch of CIFAR-10 and CIFAR-100 with 50, and the rate of Tiny ImageNet with 1. The released runs have no fixed end (6000 outer steps are
 ours), and AT-BPTT's takes real batches of 1000 on CIFAR-100. ImageNet at 64 pixels: T and M of the stabilised script for all three methods,
-d from AT-BPTT++. AT-BPTT's temperature and the accuracy behind its stages were not found: temperature 1 of standardised scores and stages by
-the learning curve are ours.
+d from AT-BPTT++. AT-BPTT's temperature and the accuracy behind its stages were not found: temperature 1 of standardised scores and stages
+by the learning curve are ours.
 
 Trajectory matching, where sources conflict or are silent: MTT at CIFAR-10 with 10 images also goes by (1e4 or 1e5, 1e-4, 1e-2) for the
 three rates, the subsets of ImageNet also by 1e3 for the images; FTD's ZCA is known for 10 images alone and MTT's elsewhere; FTD's step size
