@@ -142,7 +142,7 @@ class Compare:
     out: Path = Path("results/compare")
     """Folder of the comparison; its runs lie in it."""
     preset: str | None = None
-    """Settings to start from: cpu, ablation, tiny or a .toml file; options on the command line win."""
+    """Settings to start from: cpu, ablation, choices, tiny or a .toml file; options on the command line win."""
     resume: bool = True
     """Go on with the comparison in --out; --no-resume refuses a folder that holds one."""
     runtime: Annotated[Runtime, arg(name="")] = field(default_factory=Runtime)

@@ -3,6 +3,7 @@
     T  horizon, M  window, d  adaptive.spread;  an exact reverse sweep unless a rank is told
     first three   what AT-BPTT is held against;  position, window, low-rank: one of its three parts each, on top of RaT-BPTT
     rat-lengths   control of the window's length (random instead of adaptive);  rank-0: control of the low-rank Hessian (none at all)
+    at-..         at-bptt with one of its open constants moved from the default: what chose them (preset choices)
 
 Sources: RaT-BPTT and the fixed window of its released scripts, Feng, Vedantam, Kempe, arXiv:2311.07025; AT-BPTT, Li et al.,
 arXiv:2510.04838. The controls are ours.
@@ -41,6 +42,13 @@ ARMS: dict[str, Arm] = {
     "window": Arm("at-bptt held in its middle stage: the length alone", lambda c, rank: _adaptive(c, stage="middle")),
     "low-rank": Arm("rat-bptt with a low-rank Hessian", lambda c, rank: replace(c, method="rat-bptt", hessian_rank=rank)),
     "rank-0": Arm("rat-bptt without curvature", lambda c, rank: replace(c, method="rat-bptt", hessian_rank=0)),
+    "at-sharp": Arm("at-bptt at a third of the temperature", lambda c, rank: _adaptive(c, temperature=c.adaptive.temperature / 3)),
+    "at-even": Arm("at-bptt at three times the temperature", lambda c, rank: _adaptive(c, temperature=c.adaptive.temperature * 3)),
+    "at-norms": Arm("at-bptt with raw gradient norms as scores, as in the paper", lambda c, rank: _adaptive(c, scores="norms")),
+    "at-range": Arm("at-bptt, length by the range of changes", lambda c, rank: _adaptive(c, change="range")),
+    "at-sigmoid": Arm("at-bptt, length by a sigmoid of changes", lambda c, rank: _adaptive(c, change="sigmoid")),
+    "at-start": Arm("at-bptt, a position is its window's start", lambda c, rank: _adaptive(c, placement="start")),
+    "at-current": Arm("at-bptt by the norms of the very run that is cut", lambda c, rank: _adaptive(c, profile="current")),
     "at-bptt-low-rank": Arm("at-bptt with a low-rank Hessian, as published", lambda c, rank: replace(_adaptive(c), hessian_rank=rank)),
 }
 

@@ -57,11 +57,18 @@ def test_arms_differ_in_what_they_say_and_in_nothing_else(config: DistillConfig,
         "low-rank": random,
         "rank-0": random,
         "at-bptt-low-rank": adaptive,
+        "at-sharp": replace(adaptive, temperature=1 / 3),
+        "at-even": replace(adaptive, temperature=3.0),
+        "at-norms": replace(adaptive, scores="norms"),
+        "at-range": replace(adaptive, change="range"),
+        "at-sigmoid": replace(adaptive, change="sigmoid"),
+        "at-start": replace(adaptive, placement="start"),
+        "at-current": replace(adaptive, profile="current"),
     }
     assert {name: c.windows() for name, c in made.items()} == expected
     ranks = {name: c.hessian() for name, c in made.items()}
     assert {name: h.rank for name, h in ranks.items() if h} == {"low-rank": rank, "rank-0": 0, "at-bptt-low-rank": rank}
-    assert {name for name, c in made.items() if c.clock()} == {"at-bptt", "position", "at-bptt-low-rank"}
+    assert {name for name, c in made.items() if c.clock()} == {"position", *(name for name in ARMS if name.startswith("at-"))}
     assert {name for name, c in made.items() if c.first_stage is not Stage.EARLY} == {"window"}
     for c in made.values():
         same = replace(c, method=config.method, adaptive=config.adaptive, seed=0, hessian_rank=None, window_spread=0)
@@ -169,7 +176,11 @@ def test_from_runs_to_report_with_the_test_split_last(root: Path, tmp_path: Path
         assert own.shape == (2, 2)
         assert x["test_mean"] == pytest.approx(own.mean())
         if x["arm"] != arms[0]:
-            assert x["difference"] == pytest.approx((own - by[arms[0], x["equal"]]["accuracies"]).mean())
+            first = by[arms[0], x["equal"]]
+            assert x["difference"] == pytest.approx((own - first["accuracies"]).mean())
+            assert x["held_out_difference"] == pytest.approx(x["held_out_mean"] - first["held_out_mean"])
+            low, high = x["held_out_difference_t"]
+            assert low <= x["held_out_difference"] <= high
     assert by["rat-bptt", "steps"]["accuracies"] == by["rat-bptt", "time"]["accuracies"], "the first arm sets the time"
     whole, random = (by[arm, "steps"] for arm in ("bptt", "rat-bptt"))
     assert (whole["products"], random["products"]) == (4, 2)
