@@ -21,6 +21,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from realdata.transfer import sent
+
 AUGMENTATIONS = {
     "none": (),
     "flip": ("flip",),
@@ -55,7 +57,7 @@ class Warp:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """The warped images (n, channels, height, width), differentiable in the pixels."""
-        values = torch.from_numpy(self.parameters).to(images.device)
+        values = sent(self.parameters, images.device)
         if self.kind == "flip":
             return torch.where(values[:, None, None, None], images.flip(-1), images)
         if self.kind == "crop":

@@ -25,7 +25,8 @@ from realdata.compiled import compiler_here
 from realdata.lift import Tensors
 from realdata.ranks import ALONE, Ranks
 from realdata.second_order import StepDerivatives, derivatives, leaf, summed_loss
-from realdata.streaming import Rows
+from realdata.streaming import Rows, Streamed
+from realdata.transfer import sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +121,14 @@ class ModuleProblem:
 
     def _batch(self, s: Tensors, xi: Batch) -> Tensors:
         """(warped images,) or (warped images, logits) of one step, differentiable in S."""
-        chosen = s if xi.rows is None else tuple(leaf[torch.from_numpy(xi.rows).to(leaf.device)] for leaf in s)
+        chosen = s if xi.rows is None else tuple(leaf[sent(xi.rows, leaf.device)] for leaf in s)
         return chosen if xi.warp is None else (xi.warp(chosen[0]), *chosen[1:])
 
     def _probabilities(self, xi: Batch) -> torch.Tensor | None:
         """The fixed label probabilities of one step, (n, classes)."""
         if self.labels is None:
             return None
-        chosen = self.labels if xi.rows is None else self.labels[torch.from_numpy(xi.rows).to(self.labels.device)]
+        chosen = self.labels if xi.rows is None else self.labels[sent(xi.rows, self.labels.device)]
         return (
             chosen if chosen.is_floating_point() else (chosen[:, None] == torch.arange(self.classes, device=chosen.device)).to(self.dtype)
         )
@@ -185,7 +186,7 @@ class RealImages:
         return Batch(rows, self.augment.draw(rng, self.batch))
 
     def loss_and_gradient(self, theta: Tensors, xi: Batch) -> tuple[float, Tensors]:
-        rows = torch.arange(len(self.images)) if xi.rows is None else torch.from_numpy(xi.rows)
+        rows = np.arange(len(self.images)) if xi.rows is None else xi.rows
         theta = self.ranks.agreed(theta)
         total: Tensors | None = None
         works = [partial(self._chunk, theta, xi, rows, start) for start in range(0, len(rows), self.chunk)]
@@ -196,8 +197,10 @@ class RealImages:
         value, *gradient = (x / len(rows) for x in total)
         return float(value), tuple(gradient)
 
-    def _chunk(self, theta: Tensors, xi: Batch, rows: torch.Tensor, start: int) -> Tensors:
+    def _chunk(self, theta: Tensors, xi: Batch, rows: np.ndarray, start: int) -> Tensors:
         """(summed loss, its gradient) of the images from `start` on."""
-        part = rows[start : start + self.chunk].to(self.labels.device)
-        images = self.images[part] if xi.warp is None else xi.warp.part(start, start + self.chunk)(self.images[part])
-        return (self.whole if len(part) == min(self.chunk, self.batch) else self.rest)(theta, images, self.labels[part])
+        part = rows[start : start + self.chunk]
+        here = sent(part, self.labels.device)
+        images = self.images[part if isinstance(self.images, Streamed) else here]
+        images = images if xi.warp is None else xi.warp.part(start, start + self.chunk)(images)
+        return (self.whole if len(part) == min(self.chunk, self.batch) else self.rest)(theta, images, self.labels[here])

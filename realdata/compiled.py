@@ -59,6 +59,17 @@ def _flat(x: Any) -> list[torch.Tensor]:
     return [] if x is None else [z for y in x for z in _flat(y)] if isinstance(x, tuple) else [x]
 
 
+def put(places: Any, values: Any) -> None:
+    """Copies nested tuples of tensors into others: a launch for each kind of number, not one a tensor."""
+    kinds: dict[torch.dtype, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+    for place, x in zip(_flat(places), _flat(values), strict=True):
+        into, source = kinds.setdefault(place.dtype, ([], []))
+        into.append(place)
+        source.append(x.detach())
+    for into, source in kinds.values():
+        torch._foreach_copy_(into, source)
+
+
 def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function recorded as one CUDA graph for each shape of its arguments, then replayed: one launch a call, no word to the host."""
 
@@ -73,10 +84,11 @@ def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
             out = function(*held)
 
         def replay(*args: Any) -> Any:
-            for place, x in zip(_flat(held), _flat(args), strict=True):
-                place.copy_(x.detach())
+            put(held, args)
             graph.replay()
-            return each(torch.clone, out)
+            own = each(torch.empty_like, out)  # the graph's own are written anew by its next replay
+            put(own, out)
+            return own
 
         return replay
 

@@ -12,6 +12,7 @@ Sums, eigenpairs and matrices are computed in float64, a part of the images at a
 height * width features takes about 4 D^2 doubles and 10 D^3 operations: D <= 12288 (3x64x64), where that is 5 GB and some 20 minutes.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from sims.lab.files import RunError, atomic_write, make_folder
 Tensors: TypeAlias = dict[str, np.ndarray]
 
 PART = 2048  # images in memory as float64 at a time
-BLOCK = 64  # images whitened in one product, always as many: so an image's bits do not depend on those beside it
+BLOCKS = (64, 16, 8, 4, 2, 1)  # images whitened in one product
 LARGEST = 12288  # features that are whitened
 RIDGE = 0.1
 WHITENINGS: dict[str, dict[str, Any]] = {"zca": {}, "zca-mtt": {"per_image": False, "ridge": 0.0, "absolute": 0.1}}
@@ -99,12 +100,23 @@ class ZCA:
     per_image: np.ndarray
 
     def apply(self, images: Images) -> np.ndarray:
-        out = np.empty(images.shape, dtype=np.float32)
-        v = np.zeros((BLOCK, len(self.zca)), dtype=np.float32)
-        for k, part in enumerate(chunks(images, BLOCK)):
+        out, size = np.empty(images.shape, dtype=np.float32), self.block
+        v = np.zeros((size, len(self.zca)), dtype=np.float32)
+        for k, part in enumerate(chunks(images, size)):
             v[: len(part)] = _features(part, bool(self.per_image), self.mean)
-            out[k * BLOCK : k * BLOCK + len(part)] = (v @ self.zca)[: len(part)].reshape(part.shape)
+            out[k * size : k * size + len(part)] = (v @ self.zca)[: len(part)].reshape(part.shape)
         return out
+
+    @functools.cached_property
+    def block(self) -> int:
+        """How many images are whitened in one product, so that the bits of an image depend neither on those beside it nor on its place.
+
+        Always equally many, and so many that equal rows have equal products: kernels for some processors (Haswell, Zen) take the last rows
+        of a block in another order of summation than the first ones.
+        """
+        row = np.linspace(-1.0, 1.0, len(self.zca), dtype=np.float32) ** 3
+        products = ((size, np.tile(row, (size, 1)) @ self.zca) for size in BLOCKS)
+        return next((size for size, product in products if np.array_equal(product, np.broadcast_to(product[0], product.shape))), 1)
 
     def invert(self, x: np.ndarray) -> np.ndarray:
         v = x.reshape(len(x), -1) @ self.zca_inverse

@@ -14,6 +14,7 @@ import torch
 
 from realdata.data.imageset import Images, ImageSet
 from realdata.preprocess import Transform
+from realdata.transfer import sent
 from sims.lab.environment import memory
 
 LARGEST = 2**33  # bytes
@@ -58,7 +59,7 @@ class Streamed:
 
     def __getitem__(self, rows: Any) -> torch.Tensor:
         picked = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
-        return torch.from_numpy(self.host[picked]).to(self.device)
+        return sent(self.host[picked], self.device)
 
 
 HostRows: TypeAlias = np.ndarray | Transformed

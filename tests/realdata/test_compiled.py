@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from realdata.augment import Augment
-from realdata.bridge import ModuleProblem
-from realdata.compiled import CompiledOptimiser, compiled_optimiser, compiler_here
+from realdata.bridge import ModuleProblem, RealImages
+from realdata.compiled import CompiledOptimiser, compiled_optimiser, compiler_here, put
 from realdata.networks import ConvNetConfig, convnet
 from tests.oracles import relative_error
+from tests.strategies import generators
 from theory.distill.adjoint import sweep, unroll
 from theory.distill.inner_optim import SGD, Adam, InnerOptimiser, Momentum
 from theory.distill.leaves import Leaves
@@ -65,13 +68,65 @@ def test_without_slots_there_is_nothing_to_gain():
     assert compiled_optimiser(SGD(0.1), CPU) == SGD(0.1)
 
 
-def test_a_meta_gradient_is_the_same():
-    rng = np.random.default_rng(1)
-    problem = ModuleProblem(convnet(ConvNetConfig(2, 2), (1, 8, 8), 3), 3, 1, torch.arange(3), Augment("none"), dtype=torch.float64)
-    s, theta = (torch.from_numpy(rng.standard_normal((3, 1, 8, 8))),), problem.init(rng)
-    lam, draws = tuple(torch.from_numpy(rng.standard_normal(p.shape)) for p in theta), [problem.draw(rng) for _ in range(5)]
-    found = []
-    for optimiser in (Adam(0.01), compiled_optimiser(Adam(0.01), CPU)):
-        swept = sweep(problem, optimiser, s, unroll(problem, optimiser, s, theta, draws, Window(1, 5)), lam)
-        found.append((*swept.grad_s, swept.grad_log_lr, *swept.lam))
-    assert relative_error(*found) <= 1e-10
+@given(rng=generators, kinds=st.lists(st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool]), max_size=6))
+def test_put_copies_every_kind_of_number_and_keeps_the_places(rng: np.random.Generator, kinds: list[torch.dtype]):
+    values = tuple(torch.from_numpy(rng.integers(0, 2, (2, k % 3))).to(kind) for k, kind in enumerate(kinds))
+    nested, places = (values[:2], None, values[2:]), tuple(torch.zeros_like(x) for x in values)
+    put((places[:2], None, places[2:]), nested)
+    assert all(torch.equal(place, x) and place is not x for place, x in zip(places, values, strict=True))
+
+
+def outer_step(device: torch.device, compiled: bool) -> tuple[torch.Tensor, ...]:
+    """A window of Adam's steps on learned labels, sub-batches, warps, a real batch in chunks: what an outer step asks of a device."""
+    rng, place = np.random.default_rng(2), {"dtype": torch.float64, "device": device}
+    module = convnet(ConvNetConfig(2, 4), (1, 8, 8), 3)
+    problem = ModuleProblem(module, 3, 3, None, Augment("flip-rotate"), 2, compiled=compiled, **place)
+    s = tuple(torch.from_numpy(rng.standard_normal(shape)).to(**place) for shape in ((9, 1, 8, 8), (9, 3)))
+    images, labels = torch.from_numpy(rng.standard_normal((20, 1, 8, 8))).to(**place), torch.from_numpy(rng.integers(0, 3, 20)).to(device)
+    real = RealImages(module, images, labels, 14, Augment("flip-rotate"), 4, compiled=compiled)
+    optimiser = compiled_optimiser(Adam(0.01), device) if compiled else Adam(0.01)
+    theta, draws, xi = problem.init(rng), [problem.draw(rng) for _ in range(6)], real.draw(rng)
+    tape = unroll(problem, optimiser, s, theta, draws, Window(2, 6))
+    value, lam = real.loss_and_gradient(tape.end.theta, xi)
+    swept = sweep(problem, optimiser, s, tape, lam)
+    return *swept.grad_s, torch.tensor(value), *swept.lam
+
+
+def test_a_compiled_outer_step_is_the_plain_one():
+    assert relative_error(outer_step(CPU, True), outer_step(CPU, False)) <= 1e-9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_captured_outer_step_on_a_gpu_is_that_of_a_processor():
+    expected = outer_step(CPU, False)
+    for compiled in (False, True):
+        assert relative_error(tuple(x.cpu() for x in outer_step(torch.device("cuda"), compiled)), expected) <= 1e-8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_no_step_waits_for_the_gpu():
+    """Once captured, neither a step nor its product has a word for the host."""
+    device, rng = torch.device("cuda"), np.random.default_rng(3)
+    module = convnet(ConvNetConfig(2, 4), (1, 8, 8), 3)
+    problem = ModuleProblem(module, 3, 3, None, Augment("flip-rotate"), 2, device=device, compiled=True)
+    s = tuple(torch.from_numpy(rng.standard_normal(shape)).to(device, torch.float32) for shape in ((9, 1, 8, 8), (9, 3)))
+    optimiser, theta = compiled_optimiser(Adam(0.01), device), problem.init(rng)
+    slots, mu = optimiser.init(theta), optimiser.init(theta)
+
+    def steps() -> None:
+        for t in range(4):
+            xi = problem.draw(rng)
+            g = problem.gradient(theta, s, xi)
+            after = optimiser.step(theta, slots, t, g)[1]
+            c = optimiser.adjoint(theta, slots, t, optimiser.recovered(theta, slots, after) or g, g, mu).c
+            problem.second_order(theta, s, xi, c)
+
+    steps()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
