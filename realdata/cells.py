@@ -128,6 +128,7 @@ def _unrolled(dataset: str, ipc: int, cell: Unrolled, method: str, **windows: An
         "outer_steps": 6000,
         "real_batch": cell.real_batch,
         "chunk": 500,
+        "compiled": True,
         **{name: value for name, value in steps.items() if value is not None},
         **judges,
         **windows,
@@ -196,7 +197,7 @@ def with_cell(words: Sequence[str], folders: Mapping[str, Path]) -> list[str]:
     cells, folder = known(words[0] if words else ""), folders.get(words[0] if words else "")
     files = [] if folder is None else sorted(path.stem for path in folder.glob("*.toml"))
     if name and cells and not name.endswith(".toml") and name not in files:
-        raise RunError(f"unknown preset {name!r} of {words[0]}: choose one of {', '.join([*files, *cells])}")
+        raise RunError(f"unknown preset {name!r}: choose one of {', '.join([*files, *cells])}")
     return with_preset(words, folders)
 
 

@@ -15,7 +15,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,8 +43,9 @@ from sims.lab.artefact import SUMS, sealed
 from sims.lab.files import RunError
 from sims.lab.progress import Bar, Silent, progress
 from sims.lab.run import RunFolder, stored_config
-from theory.distill.distiller import Record, distil, observed, start
-from theory.distill.problem import Diverged
+from theory.distill.distiller import Record, distil, meta_gradient, observed, start
+from theory.distill.problem import Diverged, GuidedObjective
+from theory.distill.truncation import Window
 
 TRANSFORM = "transform.safetensors"
 PARITY = "parity.json"
@@ -81,6 +82,8 @@ def run(
                 folder.write(PARITY, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
             held.enter_context(arithmetic(runtime.precision))
         task = made(runtime.compiled, ranks)
+        if runtime.compiled:
+            _compiled_beforehand(task)
         first = RunState(start(task.distiller, task.first, config.first_stage), task.first)
         state = ranks.told(lambda: read_checkpoint(out, device) or first)
         worked, log = state.seconds, StepLog.open(out, state.outer.step, device)
@@ -114,6 +117,13 @@ def _task(
     if experts is None:
         return build(config, split, transform, device, chunk, compiled, ranks)
     return trajectory.build(config, split, transform, device, compiled, experts)
+
+
+def _compiled_beforehand(task: Task) -> None:
+    """One short meta-gradient, thrown away: no outer step's time has compiling in it."""
+    objective = task.objective.at(0) if isinstance(task.objective, GuidedObjective) else task.objective
+    with suppress(Diverged):  # the run itself will tell
+        meta_gradient(task.problem, objective, task.distiller, task.first, np.random.SeedSequence(0), window=Window(0, 1))
 
 
 def _settings(config: DistillConfig, runtime: Runtime, out: Path) -> dict[str, Any]:

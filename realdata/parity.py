@@ -44,8 +44,9 @@ class Parity:
 
 
 def error(x: Tensors, expected: Tensors) -> float:
-    """|| x - expected || / || expected ||."""
-    return norm(add(x, scale(-1.0, expected))) / norm(expected)
+    """|| x - expected || / || expected ||; 0 where both are 0."""
+    off, size = norm(add(x, scale(-1.0, expected))), norm(expected)
+    return off / size if size > 0 else 0.0 if off == 0 else float("inf")
 
 
 def parity(task: Task, seed: int, other: AbstractContextManager[object]) -> Parity:

@@ -5,7 +5,7 @@
 
 The parts are one tar stream cut into pieces: its entries are regular files in sorted order without owner and time, so equal files give
 equal parts. parts.json names each part with its bytes and SHA-256; a missing or damaged one is named before anything is unpacked. Unpacking
-makes no links, follows none and leaves the folder complete or not at all. Nothing is compressed: photographs hardly can be.
+makes no links and leaves the folder complete or not at all; empty folders are left out. Nothing is compressed: photographs hardly can be.
 """
 
 import hashlib
@@ -114,7 +114,10 @@ def pack(folder: Path, out: Path, largest: int = 56) -> list[dict[str, Any]]:
     at_least(1, largest=largest)
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder: name the one with the files")
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    below = sorted(folder.rglob("*"))
+    if strange := [path for path in below if path.is_symlink() or not (path.is_file() or path.is_dir())]:
+        raise RunError(f"{strange[0]} is a link or no regular file: put the file itself there, or leave it out")
+    files = [path for path in below if path.is_file()]
     if not files:
         raise RunError(f"{folder} holds no files to pack")
     make_folder(out)

@@ -8,7 +8,8 @@
 fast       D by one lifted forward pass (`realdata.lift`), then one first-order reverse pass: 3 forward and 5 backward passes of each
            contraction where a plain step has 1 and 2, so 8/3 of its contractions; needs an entry for every layer of the network
 autograd   any network: double backward of L
-Both are exact. Compiled, everything between two contractions is fused; the first call of each batch size then takes tens of seconds.
+Both are exact. Compiled, everything between two contractions is fused; the first call of each batch size then takes tens of
+seconds, minutes for a ResNet.
 """
 
 from collections.abc import Callable

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from realdata.config import DistillConfig
+from sims.lab.files import RunError
 
 Change = Callable[[DistillConfig, int], DistillConfig]
 
@@ -56,3 +57,17 @@ ARMS: dict[str, Arm] = {
 def arm_config(name: str, shared: DistillConfig, seed: int, rank: int) -> DistillConfig:
     """The settings of an arm's run."""
     return replace(ARMS[name].change(shared, rank), seed=seed)
+
+
+def refuse_what_arms_set(shared: DistillConfig) -> None:
+    """An arm is a change of settings that all share; what arms are told apart by is theirs to set."""
+    plain = DistillConfig(shared.dataset)
+    set_ = {
+        "--method": shared.method != plain.method,
+        "--hessian-rank": shared.hessian_rank is not None,
+        "--window-spread": shared.window_spread != 0,
+        "--adaptive.stage": shared.adaptive.stage != plain.adaptive.stage,
+    }
+    own = [name for name, changed in set_.items() if changed]
+    if own:
+        raise RunError(f"the arms of a comparison set {', '.join(own)} themselves: leave out what is set there, and choose --arms")

@@ -3,16 +3,19 @@
     DIR/runs/steps/ARM-SEED/    runs of `realdata.distill`, all with the same number K of outer steps
     DIR/runs/time/ARM-SEED/     the same at equal time: K_arm = K t_ref / t_arm outer steps, t the median over seeds of the seconds of all
                                 outer steps of a run at equal steps, ref the first arm; an arm with K_arm = K is not run again. As many
-                                measurements of the learning curve as at equal steps, their time not counted.
+                                measurements of the learning curve as at equal steps, their time not counted; nor is compiling.
+    DIR/equal-time.json         K_arm, kept when seeds are added
     DIR/trials/                 set: test accuracies of networks trained on a finished set;  probe: meta-gradients of a run and their memory
 
 Everything is chosen on held-out training images: the outer step within a run, then the training length of each set. The test split is read
-when the last distillation is complete. Arms share seeds, that is first sets, held-out images and the networks that judge them.
+when the last distillation is complete. Arms share seeds, that is first sets, held-out images and the networks that judge them. An arm that
+diverges with any seed, or whose K_arm steps do not hold its stages, is left out with its reason, and the others go on.
 """
 
+import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,11 +33,14 @@ from realdata.protocol import Protocol, judge, train_arm
 from realdata.steps import read_steps
 from realdata.task import Split, hard_labels, on_device, stream, training_problem
 from sims.lab.artefact import SUMS
-from sims.lab.files import RunError
+from sims.lab.files import RunError, atomic_write
 from sims.lab.progress import Bar, duration
 from sims.lab.store import Row, TrialStore
+from theory.distill.problem import Diverged
 
 EQUAL = ("steps", "time")
+EQUAL_TIME = "equal-time.json"
+DIVERGED = "diverged.txt"
 LENGTHS = (1, 2, 5)  # training lengths to choose from, in units of T
 
 
@@ -81,6 +87,20 @@ class Entry:
         """Whether its set lies there."""
         return (self.place / FOLDER / SUMS).is_file()
 
+    @property
+    def fault(self) -> str | None:
+        """What it diverged with, None if it did not."""
+        path = self.place / DIVERGED
+        return path.read_text().strip() if path.is_file() else None
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """The sound runs, a reused one under both names, and why (equal, arm) are left out."""
+
+    entries: list[Entry]
+    left_out: dict[tuple[str, str], str]
+
 
 def entries(shared: DistillConfig, comparison: Comparison, out: Path, equal: str, steps: dict[str, int]) -> Iterator[Entry]:
     """The runs of `steps` outer steps an arm, seed by seed, so that what disturbs the clock meets all arms."""
@@ -104,24 +124,61 @@ def seconds_of(place: Path) -> float:
     return float(sum(row["seconds"] for row in read_steps(place)))
 
 
-def carry_out(shared: DistillConfig, comparison: Comparison, root: Path, out: Path, runtime: Runtime) -> list[Entry]:
-    """Every run that is not finished yet; gives all entries back, a reused one under both names."""
-    done = _distilled(list(entries(shared, comparison, out, "steps", dict.fromkeys(comparison.arms, shared.outer_steps))), root, runtime)
+def carry_out(shared: DistillConfig, comparison: Comparison, root: Path, out: Path, runtime: Runtime) -> Done:
+    """Every run that is not finished yet."""
+    arms = comparison.arms
+    done = _distilled(entries(shared, comparison, out, "steps", dict.fromkeys(arms, shared.outer_steps)), root, runtime)
+    if ("steps", arms[0]) in done.left_out:
+        raise Diverged(
+            f"{arms[0]}, which the others are held against, {done.left_out['steps', arms[0]]}: choose another --out with a lower rate"
+        )
     if "time" not in comparison.equal:
         return done
-    seconds = {arm: [seconds_of(e.place) for e in done if e.arm == arm] for arm in comparison.arms}
-    steps = steps_in_equal_time(shared, comparison.arms, seconds)
-    again = _distilled(list(entries(shared, comparison, out, "time", steps)), root, runtime)
-    return done + again + [replace(e, equal="time") for e in done if e.arm not in steps]
+    steps, refused = _admitted(shared, comparison, _in_equal_time(shared, done, out))
+    again = _distilled(entries(shared, comparison, out, "time", steps), root, runtime)
+    same = [replace(e, equal="time") for e in done.entries if e.arm not in {*steps, *refused}]
+    return Done([*done.entries, *again.entries, *same], done.left_out | again.left_out | refused_at("time", refused))
 
 
-def _distilled(planned: list[Entry], root: Path, runtime: Runtime) -> list[Entry]:
-    began, waiting = time.monotonic(), [entry for entry in planned if not entry.finished]
+def refused_at(equal: str, words: dict[str, str]) -> dict[tuple[str, str], str]:
+    """The reasons by arm, under (equal, arm)."""
+    return {(equal, arm): why for arm, why in words.items()}
+
+
+def _in_equal_time(shared: DistillConfig, done: Done, out: Path) -> dict[str, int]:
+    """K_arm as stored, or from the runs at equal steps."""
+    place, arms = out / EQUAL_TIME, tuple(dict.fromkeys(e.arm for e in done.entries))
+    if not place.exists():
+        seconds = {arm: [seconds_of(e.place) for e in done.entries if e.arm == arm] for arm in arms}
+        atomic_write(place, json.dumps(steps_in_equal_time(shared, arms, seconds), indent=1) + "\n")
+    return {arm: count for arm, count in json.loads(place.read_text()).items() if arm in arms}
+
+
+def _admitted(shared: DistillConfig, comparison: Comparison, steps: dict[str, int]) -> tuple[dict[str, int], dict[str, str]]:
+    """The arms whose settings allow for so many steps, and why the others do not."""
+    good, refused = dict(steps), {}
+    for arm, count in steps.items():
+        try:
+            list(entries(shared, comparison, Path(), "time", {arm: count}))
+        except (RunError, ValueError) as error:
+            del good[arm]
+            refused[arm] = f"would make {count} outer steps in that time: {error}"
+    return good, refused
+
+
+def _distilled(planned: Iterable[Entry], root: Path, runtime: Runtime) -> Done:
+    planned = list(planned)
+    began, waiting = time.monotonic(), [entry for entry in planned if not entry.finished and entry.fault is None]
     for k, entry in enumerate(waiting):
         left = "" if k == 0 else f", {duration((time.monotonic() - began) / k * (len(waiting) - k))} left for those at equal {entry.equal}"
         print(f"run {k + 1} of {len(waiting)}: {entry.arm}, seed {entry.seed}, {entry.config.outer_steps} steps{left}", file=sys.stderr)
-        distill.run(entry.config, root, entry.place, runtime)
-    return planned
+        try:
+            distill.run(entry.config, root, entry.place, runtime)
+        except Diverged as error:
+            atomic_write(entry.place / DIVERGED, f"{error}\n")
+            print(f"{entry.arm}, seed {entry.seed} is left out: {error}", file=sys.stderr)
+    lost = {(e.equal, e.arm): f"diverged with seed {e.seed}: {e.fault}" for e in reversed(planned) if e.fault is not None}
+    return Done([e for e in planned if (e.equal, e.arm) not in lost], lost)
 
 
 @dataclass(frozen=True, eq=False)

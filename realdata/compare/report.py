@@ -158,8 +158,8 @@ def probe_rows(found: Sequence[Mapping[str, Any]]) -> list[list[Cell]]:
     return [[x["arm"], *(number(x[n], 2) for n in names), number(x["peak_bytes"] / 2**20)] for x in found if "peak_bytes" in x]
 
 
-def report(title: str, found: Sequence[Mapping[str, Any]], selection: str) -> str:
-    """report.md."""
+def report(title: str, found: Sequence[Mapping[str, Any]], selection: str, left_out: Mapping[str, str]) -> str:
+    """report.md; `left_out`: arms without numbers, and why."""
     arms = dict.fromkeys(x["arm"] for x in found)
     parts = (
         "# Truncated backpropagation, arm by arm\n",
@@ -169,6 +169,7 @@ def report(title: str, found: Sequence[Mapping[str, Any]], selection: str) -> st
         "networks, t over seeds, 95 %. The verdict takes t. Held-out images chose each set and its training length, so these are upper "
         "ends; paired by seed, they are what settings may be chosen by.\n",
         markdown_table(ACCURACY_HEADERS, accuracy_rows(found)),
+        "".join(f"Left out: **{name}**: {why}\n\n" for name, why in left_out.items()),
         "![accuracy, time, meta-gradients](figures/compare.png)\n",
         "## What an outer step costs\n",
         "Seconds: medians over seeds, measurements of the curve apart; rest = optimiser steps, their adjoints, draws. Counts: means "

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from realdata.compare.probe import peak_bytes
 from realdata.compiled import compiler_here
 from realdata.networks import network
 from realdata.second_order import derivatives
@@ -39,18 +39,6 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     return times
 
 
-def peak_bytes(way: Callable[[], object]) -> int:
-    """The largest sum of live allocations during one call."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        way()
-    live = highest = 0
-    for event in seen.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            highest = max(highest, live)
-    return highest
-
-
 @pytest.mark.parametrize("images", [10, 100])
 def test_product_as_a_multiple_of_the_plain_step(benchmark, images: int) -> None:
     module, drawn = network("convnet3", (3, 32, 32), 10), torch.Generator().manual_seed(0)
@@ -75,7 +63,11 @@ def test_product_as_a_multiple_of_the_plain_step(benchmark, images: int) -> None
     unit = statistics.median(times["plain"])
     print(f"\n{images} images, {torch.get_num_threads()} threads, plain step {1e3 * unit:.1f} ms")
     for name, seconds in times.items():
-        ratio, least, held = statistics.median(seconds) / unit, min(seconds) / min(times["plain"]), peak_bytes(ways[name])
+        ratio, least, held = (
+            statistics.median(seconds) / unit,
+            min(seconds) / min(times["plain"]),
+            peak_bytes(ways[name], torch.device("cpu")),
+        )
         error = max(map(relative_error, found[name], expected)) if name in found else None
         benchmark.extra_info[name] = {"ratio": ratio, "ratio_of_least": least, "peak_bytes": held, "error": error}
         assert error is None or error < 1e-4, f"{name} is off double backward by {error:.1e}"

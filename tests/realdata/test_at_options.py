@@ -19,7 +19,7 @@ from realdata.task import Split, build
 from sims.lab.files import RunError
 from tests.oracles import relative_error
 from theory.distill.adjoint import sweep, unroll
-from theory.distill.distiller import meta_gradient
+from theory.distill.distiller import distil, meta_gradient, start
 from theory.distill.inner_optim import SGD, Adam
 from theory.distill.patches import Aligned, alignment
 from theory.distill.stages import Stage
@@ -151,3 +151,19 @@ def test_first_noise_images_have_the_norm_asked_for():
     (first,) = task.first_set(config, images, np.zeros(3, np.int64), CPU)
     assert torch.allclose(torch.linalg.vector_norm(first.flatten(1), dim=1), torch.full((20,), 2.5))
     assert len({float(x) for x in first[:, 0, 0, 0]}) == 20
+
+
+@pytest.mark.parametrize("rank", [None, 0, 2])
+def test_a_built_task_has_the_clip_the_hessian_and_the_optimisers_it_was_asked_for(rank: int | None):
+    """By what its first two updates did."""
+    config = replace(TestPatches.config, alignment=0.0, hessian_rank=rank, window=2, outer_lr=0.5)
+    transform = Standardise(np.zeros(1, np.float32), np.ones(1, np.float32))
+    made = build(config, TestPatches().split(), transform, CPU, 64)
+    first, second = distil(made.problem, made.objective, made.distiller, start(made.distiller, made.first), 0, 2)
+    assert first.state.clip_average == pytest.approx(first.grad_norm)
+    assert second.state.clip_average == pytest.approx(0.9 * first.grad_norm + 0.1 * second.grad_norm)
+    assert (first.cost.products, first.cost.mixed) == ((2, 0) if rank is None else (0, 2))
+    assert (first.cost.hessian_products > 0) == bool(rank)
+    # Adam's first update is the learning rate, wherever the gradient is not 0.
+    moved = (first.state.s[0] - made.first[0]).abs()
+    assert float(moved[moved > 0].median()) == pytest.approx(0.5, rel=1e-3)

@@ -63,5 +63,5 @@ def test_methods_of_a_cell_differ_in_their_windows_alone(cell: tuple[str, int]):
 
 
 def test_an_unknown_cell_is_answered_with_the_known_ones():
-    with pytest.raises(RunError, match=r"unknown preset 'rat-cifar10-ipc2' of distill: choose one of cpu, .*rat-cifar10-ipc1, "):
+    with pytest.raises(RunError, match=r"unknown preset 'rat-cifar10-ipc2': choose one of cpu, .*rat-cifar10-ipc1, "):
         config_of("rat-cifar10-ipc2")

@@ -18,12 +18,13 @@ from realdata.compare import experiment
 from realdata.compare.arms import ARMS, arm_config
 from realdata.compare.experiment import Comparison, seconds_of, steps_in_equal_time
 from realdata.compare.probe import peak_bytes
-from realdata.compare.report import interval, t_interval, verdict
+from realdata.compare.report import ArmResult, accuracy_numbers, interval, t_interval, verdict
 from realdata.config import PRESETS, DistillConfig
 from realdata.steps import read_steps
 from sims.lab.files import RunError
 from sims.lab.options import parse_words, with_preset
 from theory.distill.adaptive import AdaptiveWindow
+from theory.distill.problem import Diverged
 from theory.distill.stages import Stage
 from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow
 
@@ -194,7 +195,8 @@ def test_from_runs_to_report_with_the_test_split_last(root: Path, tmp_path: Path
         assert seconds_of(place) > 0
         assert all(sum(by[arm, equal][f"seconds_{p}"] for p in ("plain", "product", "real")) > 0 for arm in arms)
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "not told apart" in report or "above" in report or "below" in report
+    assert report.count(by["bptt", "steps"]["verdict"]) >= 1
+    assert "Left out" not in report
     assert {path.suffix for path in (tmp_path / "out" / "figures").iterdir()} == {".png", ".pdf", ".csv"}
 
     before = (tmp_path / "out" / "summary.json").read_bytes()
@@ -206,6 +208,105 @@ def test_from_runs_to_report_with_the_test_split_last(root: Path, tmp_path: Path
     asked = json.loads((tmp_path / "out" / "summary.json").read_text())["arms"]
     assert asked == [x for x in found if x["equal"] == "steps"]
     assert [event for event in events if "/" in event] == made, "nothing is made twice"
+
+
+def test_an_arm_that_diverges_is_left_out_with_its_reason_and_the_others_go_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    original, tried = distill.run, []
+
+    def run(config: DistillConfig, root: Path, out: Path, *more: Any) -> Path:
+        tried.append(out.name)
+        if out.name == "t-bptt-1":
+            out.mkdir(parents=True)
+            raise Diverged("outer step 3: objective nan")
+        return original(config, root, out, *more)
+
+    monkeypatch.setattr(experiment.distill, "run", run)
+    words = command(root, tmp_path / "out", "--arms", "rat-bptt", "t-bptt", "bptt")
+    main(words)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {(x["arm"], x["equal"]) for x in summary["arms"]} == {
+        (arm, equal) for arm in ("rat-bptt", "bptt") for equal in ("steps", "time")
+    }
+    assert summary["left_out"] == {"t-bptt, equal steps": "diverged with seed 1: outer step 3: objective nan"}
+    assert "Left out: **t-bptt, equal steps**: diverged with seed 1" in (tmp_path / "out" / "report.md").read_text()
+    tried.clear()
+    main(words)
+    assert tried == [], "what diverged is not tried again"
+
+    monkeypatch.setattr(experiment.distill, "run", lambda config, root, out, *more: out.mkdir(parents=True) or _diverge())
+    with pytest.raises(SystemExit) as caught:
+        main(command(root, tmp_path / "other"))
+    assert caught.value.code == 1
+    assert "rat-bptt, which the others are held against, diverged with seed 0" in capfd.readouterr().err
+
+
+def _diverge() -> None:
+    raise Diverged("outer step 0: objective inf")
+
+
+def test_an_arm_too_slow_for_its_stages_in_equal_time_is_left_out_there_alone(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(experiment, "steps_in_equal_time", lambda shared, arms, seconds: {"at-bptt": 1})
+    main(command(root, tmp_path / "out"))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [(x["arm"], x["equal"]) for x in summary["arms"]] == [("rat-bptt", "steps"), ("at-bptt", "steps"), ("rat-bptt", "time")]
+    assert "would make 1 outer steps in that time: the late stage would not begin" in summary["left_out"]["at-bptt, equal time"]
+
+
+def test_seeds_can_be_added_and_the_steps_of_equal_time_stay(root: Path, tmp_path: Path):
+    words = command(root, tmp_path / "out", "--arms", "rat-bptt", "bptt")
+    main(words)
+    budget = (tmp_path / "out" / experiment.EQUAL_TIME).read_bytes()
+    before = json.loads((tmp_path / "out" / "summary.json").read_text())["arms"]
+    main([*words, "--seeds", "3"])
+    after = json.loads((tmp_path / "out" / "summary.json").read_text())["arms"]
+    assert (tmp_path / "out" / experiment.EQUAL_TIME).read_bytes() == budget
+    for old, new in zip(before, after, strict=True):
+        assert new["accuracies"][:2] == old["accuracies"]
+        assert len(new["accuracies"]) == 3
+        assert new["outer_steps"] == old["outer_steps"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--hessian-rank", "0"], "--hessian-rank"),
+        (["--method", "bptt"], "--method"),
+        (["--adaptive.stage", "late"], "--adaptive.stage"),
+        (["--window-spread", "1"], "--window-spread"),
+    ],
+)
+def test_what_the_arms_set_is_not_shared(words: list[str], named: str, root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        main(command(root, tmp_path / "out", *words))
+    assert caught.value.code == 2
+    assert f"arms of a comparison set {named} themselves" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_an_arm_are_told_apart_by_seed_and_measured_as_often_at_any_length(tmp_path: Path):
+    config = DistillConfig("mnist", horizon=30, window=12, outer_steps=120, curve_every=10)
+    for count in (40, 120, 300):
+        made = list(experiment.entries(config, Comparison(seeds=3), tmp_path, "time", {"rat-bptt": count, "at-bptt": count}))
+        assert [(e.seed, e.arm) for e in made] == [(seed, arm) for seed in (0, 1, 2) for arm in ("rat-bptt", "at-bptt")]
+        for e in made:
+            assert (e.config.seed, e.config.outer_steps, e.config.method) == (e.seed, count, e.arm)
+            assert count / e.config.curve_every == pytest.approx(12, rel=0.15)
+            assert e.place.name == f"{e.arm}-{e.seed}"
+
+
+def test_differences_are_paired_by_seed():
+    """Arms one point apart at every seed, whose seeds are many points apart."""
+    rng = np.random.default_rng(0)
+    base = np.array([[0.2], [0.5], [0.9]]) + 0.001 * rng.standard_normal((3, 4))
+    first, other = (ArmResult(name, "steps", x, [0.1, 0.4, 0.8], [[]] * 3, []) for name, x in (("a", base), ("b", base + 0.01)))
+    found = accuracy_numbers(other, first)
+    assert found["difference"] == pytest.approx(1.0)
+    assert found["difference_t"] == pytest.approx((1.0, 1.0))
+    assert found["held_out_difference"] == 0.0
+    assert found["verdict"] == "above"
+    assert np.allclose(found["accuracies"], 100 * (base + 0.01))
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (PRESETS / "compare").glob("*.toml")))

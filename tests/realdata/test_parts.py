@@ -110,6 +110,14 @@ def test_an_archive_that_leads_out_of_the_folder_leaves_nothing(kind: str, tmp_p
     assert not (tmp_path / "stolen").exists()
 
 
+def test_links_are_not_left_out_silently(tmp_path: Path):
+    tree(tmp_path / "set", {"a": 3})
+    (tmp_path / "set" / "b").symlink_to(tmp_path / "set" / "a")
+    with pytest.raises(RunError, match="b is a link"):
+        pack(tmp_path / "set", tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
+
+
 def test_nothing_is_written_over(tmp_path: Path):
     place = packed(tmp_path)
     with pytest.raises(RunError, match="not empty"):

@@ -202,6 +202,7 @@ def test_at_bptt_goes_on_with_its_stage_and_profile(root: Path, tmp_path: Path, 
     assert again is not None
     assert (whole.outer.profile, whole.outer.stage) == (again.outer.profile, again.outer.stage)
     assert whole.outer.stage.stage.value == "late"
+    assert whole.outer.stage.accuracy == pytest.approx(100 * whole.curve[-1].mean), "gains are in points"
     norms = torch.linalg.vector_norm(whole.outer.s[0].flatten(1), dim=1)
     assert torch.allclose(norms, torch.ones(10))
 
