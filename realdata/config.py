@@ -197,7 +197,9 @@ class DistillConfig:
     alignment: float = 0.0
     """Weight of a term that holds the patches of a class together, for large images; 0 leaves it out."""
     patches: int = 4
-    """Patches along each side of an image, for that term."""
+    """Patches along each side of an image, for that term and for --by-patch."""
+    by_patch: bool = False
+    """Move one patch of the images an update, all places in turn, for large images."""
     outer_lr: float = 1e-3
     """Learning rate of Adam on the distilled images."""
     outer_steps: int = 6000
@@ -235,7 +237,9 @@ class DistillConfig:
             raise RunError(f"the weight of the alignment must be >= 0 and finite: alignment={self.alignment}")
         if self.alignment and not self.method.endswith("bptt"):
             raise RunError(f"the alignment of patches goes with the bptt methods: alignment={self.alignment}, method={self.method}")
-        if self.patches < 1 or (self.alignment and any(side % self.patches for side in known.shape[1:])):
+        if self.by_patch and not self.method.endswith("bptt"):
+            raise RunError(f"images are moved patch by patch by the bptt methods: method={self.method}, leave out --by-patch")
+        if self.patches < 1 or ((self.alignment or self.by_patch) and any(side % self.patches for side in known.shape[1:])):
             raise RunError(f"a grid of patches must divide the image of {known.shape[1]} x {known.shape[2]}: patches={self.patches}")
         if self.inner_runs > 1 and (self.trajectories or (self.method == "at-bptt" and self.adaptive.profile == "current")):
             raise RunError(f"one expert, or the profile of the current run, stands for one start: starts={self.starts}, use --starts 1")

@@ -28,7 +28,7 @@ from theory.distill.distiller import Distiller
 from theory.distill.inner_optim import Adam
 from theory.distill.matching import PathObjective, PerformanceMatching
 from theory.distill.outer import NormClip
-from theory.distill.patches import Aligned
+from theory.distill.patches import Aligned, PatchTurns
 from theory.distill.problem import Objective
 
 WITHOUT_FLIP = {"flip-rotate": "rotate", "dsa": "dsa-no-flip"}
@@ -172,7 +172,7 @@ def build(
         distiller=Distiller(
             config.windows(),
             compiled_optimiser(config.inner_optimiser(), device) if compiled else config.inner_optimiser(),
-            Adam(config.outer_lr),
+            PatchTurns(Adam(config.outer_lr), config.patches) if config.by_patch else Adam(config.outer_lr),
             NormClip(),
             starts=config.inner_runs,
             clock=config.clock(),

@@ -22,6 +22,7 @@ from theory.distill.adjoint import sweep, unroll
 from theory.distill.distiller import distil, meta_gradient, start
 from theory.distill.inner_optim import SGD, Adam
 from theory.distill.patches import Aligned, alignment
+from theory.distill.patches import split as split_in
 from theory.distill.stages import Stage
 from theory.distill.truncation import Window
 
@@ -125,11 +126,28 @@ class TestPatches:
 
     @pytest.mark.parametrize(
         ("changes", "words"),
-        [({"patches": 3}, "patches=3"), ({"alignment": -1.0}, "alignment=-1.0"), ({"classes_per_step": 11}, "classes_per_step=11")],
+        [
+            ({"patches": 3}, "patches=3"),
+            ({"patches": 3, "alignment": 0.0, "by_patch": True}, "patches=3"),
+            ({"alignment": 0.0, "by_patch": True, "method": "dc"}, "leave out --by-patch"),
+            ({"alignment": -1.0}, "alignment=-1.0"),
+            ({"classes_per_step": 11}, "classes_per_step=11"),
+        ],
     )
     def test_what_does_not_fit_the_data_set_is_refused(self, changes: dict, words: str):
         with pytest.raises(RunError, match=words):
             replace(self.config, **changes)
+
+
+def test_by_patch_a_run_moves_one_place_an_update():
+    config = replace(TestPatches.config, by_patch=True, patches=2)
+    transform = Standardise(np.zeros(1, np.float32), np.ones(1, np.float32))
+    made = build(config, TestPatches().split(), transform, CPU, 64)
+    before = made.first[0]
+    for k, record in enumerate(distil(made.problem, made.objective, made.distiller, start(made.distiller, made.first), 0, 5)):
+        moved = split_in(record.state.s[0] - before, 2).abs().amax(dim=(0, 2, 3, 4)) > 0
+        assert moved.tolist() == [place == k % 4 for place in range(4)]
+        before = record.state.s[0]
 
 
 def test_settings_reach_the_problem_and_the_first_stage():

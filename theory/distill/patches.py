@@ -3,6 +3,8 @@
     images   (m, c, h, w)      split -> patches (m, n n, c, h / n, w / n), row by row;  merge is its inverse
     PatchProblem               training on the merged images, seen as a function of the patch at one place: M c restricted to it
     L_align                    (1 / 2 K n n) sum_k sum_p || mu_kp - mu_k ||^2,  k = 1 .. K classes, p = 1 .. n n places
+    PatchTurns                 an outer optimiser that moves one place an update, in turn: patch by patch, for M c restricted to a patch
+                               is the whole one's part there
     mu_kp                      mean over the images of class k and the pixels of patch p: its centroid, in R^c;  mu_k = mean_p mu_kp
 
 Distilling large images patch by patch with a term that keeps patches near their global prototype is AT-BPTT's patch-wise semantic
@@ -15,7 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 from array_api_compat import array_namespace
 
+from theory.distill.inner_optim import Slots
 from theory.distill.leaves import Array, Leaves
+from theory.distill.outer import OuterOptimiser
 from theory.distill.problem import InnerProblem, Noise, Objective
 
 
@@ -130,3 +134,31 @@ class Aligned:
         first = self.weight * (pull if self.problem is None else self.problem.patch(pull))
         rest = tuple(array_namespace(x).zeros_like(x) for x in s[1:]) if direct is None else direct[1:]
         return value + self.weight * extra, grad, (first if direct is None else first + direct[0], *rest)
+
+
+@dataclass(frozen=True)
+class PatchTurns:
+    """Update t moves the patch at place t mod n n of every image, its (t // n n)-th move; further leaves of S move at every update."""
+
+    optimiser: OuterOptimiser
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"a grid of patches needs n >= 1: n={self.n}")
+
+    def init(self, theta: Leaves) -> Slots:
+        _check(theta[0], self.n)
+        return self.optimiser.init(theta)
+
+    def step(self, theta: Leaves, slots: Slots, t: int, g: Leaves) -> tuple[Leaves, Slots]:
+        turn, place = divmod(t, self.n**2)
+
+        def patch(images: Array) -> Array:
+            return split(images, self.n)[:, place, ...]
+
+        (moved,), own = self.optimiser.step((patch(theta[0]),), tuple((patch(slot[0]),) for slot in slots), turn, (patch(g[0]),))
+        rest, others = self.optimiser.step(theta[1:], tuple(slot[1:] for slot in slots), t, g[1:])
+        kept = zip(slots, own, others, strict=True)
+        images = put(theta[0], self.n, place, moved)
+        return (images, *rest), tuple((put(slot[0], self.n, place, a), *more) for slot, (a,), more in kept)

@@ -12,10 +12,10 @@ from tests.conformance import InnerProblemConformance, ObjectiveCase, ObjectiveC
 from tests.oracles import dense_gradient, relative_error, to_numpy
 from tests.strategies import KINK_MARGIN, generators, seeds
 from theory.distill.distiller import Distiller, distil, meta_gradient, start
-from theory.distill.inner_optim import SGD, Adam
+from theory.distill.inner_optim import SGD, Adam, Momentum
 from theory.distill.leaves import add, norm, scale
 from theory.distill.matching import PerformanceMatching
-from theory.distill.patches import Aligned, PatchProblem, alignment, merge, put, split
+from theory.distill.patches import Aligned, PatchProblem, PatchTurns, alignment, merge, put, split
 from theory.distill.truncation import FullWindow
 
 
@@ -171,6 +171,34 @@ def test_alignment_draws_the_patches_of_a_class_together():
         *_, last = distil(problem.whole, Aligned(real, 2, 2, weight), distiller, start(distiller, whole), 0, 20)
         spreads.append(alignment(last.state.s[0], 2, 2)[0])
     assert spreads[1] < 0.1 * spreads[0]
+
+
+@pytest.mark.parametrize("optimiser", [SGD(0.1), Momentum(0.1), Adam(0.1)], ids=lambda o: type(o).__name__)
+@given(rng=generators, n=st.integers(1, 3), labels=st.booleans())
+def test_places_take_turns_and_each_goes_the_optimisers_own_way(optimiser, rng, n, labels):
+    """Under gradients that do not change, T n n updates bring every patch where T plain ones do, labels where T n n do."""
+    turns, side = 3, 2 * n
+    s = (rng.standard_normal((2, 1, side, side)), *([rng.standard_normal((2, 3))] if labels else []))
+    g = tuple(rng.standard_normal(x.shape) for x in s)
+    outer = PatchTurns(optimiser, n)
+    now, slots = s, outer.init(s)
+    for t in range(turns * n * n):
+        before, (now, slots) = now, outer.step(now, slots, t, g)
+        changed = np.any(split(now[0] - before[0], n) != 0.0, axis=(0, 2, 3, 4))
+        assert list(np.flatnonzero(changed)) == [t % (n * n)]
+    for k, steps in enumerate((turns, turns * n * n)[: len(s)]):
+        plain, own = (s[k],), optimiser.init((s[k],))
+        for t in range(steps):
+            plain, own = optimiser.step(plain, own, t, (g[k],))
+        assert relative_error((now[k],), plain) <= 1e-12
+        assert all(relative_error((mine[k],), his) <= 1e-12 for mine, his in zip(slots, own, strict=True))
+
+
+def test_turns_of_places_that_do_not_tile_the_image_are_refused():
+    with pytest.raises(ValueError, match="n=0"):
+        PatchTurns(SGD(0.1), 0)
+    with pytest.raises(ValueError, match="must divide the image"):
+        PatchTurns(SGD(0.1), 3).init((np.zeros((1, 1, 4, 4)),))
 
 
 @pytest.mark.parametrize(
