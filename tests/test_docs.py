@@ -73,7 +73,7 @@ def commands() -> list[tuple[str, tuple[str, ...]]]:
     found = set()
     for page in PAGES:
         text = page.read_text().replace("\\\n", "")
-        whole = re.findall(r"-m (sims|realdata|proofs_check)((?: [^`\n|#]*)?)", text)
+        whole = re.findall(r"-m (sims|realdata(?:\.parts)?|proofs_check)((?: [^`\n|#]*)?)", text)
         for program, words in whole + re.findall(r"`python -m (\w+) [^`\n]*`, `([a-z]+ [^`\n]*)`", text):
             split = tuple(word for word in shlex.split(re.sub(r"[\[\]()]", " ", words)) if word != "..")
             found.add((program, split))
@@ -85,13 +85,14 @@ def test_commands_of_every_form_are_found():
     assert any(words[0] == "import" for words in found)
     assert any(words[-2:] == ("--out", "/scratch/rat") for words in found), "torchrun, over two lines"
     assert any(words[0] == "plan" and "mnist" in words for words in found)
+    assert ("realdata.parts", ("join", "parts", "--out", "data/cifar10")) in commands()
 
 
 @pytest.mark.parametrize(("program", "words"), commands(), ids=[" ".join((program, *words)) for program, words in commands()])
 def test_commands_are_understood(program: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
     if {"cupy", "cupy-native"} & set(words) and not pytest.importorskip("cupy", exc_type=ImportError).is_available():
         pytest.skip("no CUDA device for CuPy")
-    module = importlib.import_module(f"{program}.__main__")
+    module = importlib.import_module(program if "." in program else f"{program}.__main__")
 
     def stop(*arguments):
         parse_words(*arguments)
