@@ -22,11 +22,13 @@ from torch import nn
 
 from realdata.augment import Augment, Warp
 from realdata.compiled import compiler_here
-from realdata.lift import Tensors
+from realdata.lift import Tensors, by_image
 from realdata.ranks import ALONE, Ranks
-from realdata.second_order import StepDerivatives, derivatives, leaf, summed_loss
+from realdata.second_order import StepDerivatives, derivatives, in_chunks, leaf, summed_loss
 from realdata.streaming import Rows, Streamed
 from realdata.transfer import sent
+
+PIXELS = 20 * 32 * 32  # that a processor works on at a time in a training step
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,9 @@ class ModuleProblem:
             raise ValueError(f"the batch must lie in [1, {self.classes * self.ipc}], and stand alone: batch={self.batch}")
         compiled = self.compiled and compiler_here(self.device)
         captured = compiled and self.device.type == "cuda"
-        object.__setattr__(self, "step", derivatives(self.module, self.product, compiled=compiled, captured=captured))
+        step = derivatives(self.module, self.product, compiled=compiled, captured=captured)
+        # A GPU is the busier the more images it has at a time.
+        object.__setattr__(self, "step", in_chunks(step, PIXELS) if self.device.type == "cpu" and by_image(self.module) else step)
 
     def init(self, rng: np.random.Generator) -> Tensors:
         return fresh_parameters(self.module, rng, self.dtype, self.device)

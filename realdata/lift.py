@@ -214,6 +214,11 @@ def uncovered(module: nn.Module) -> str | None:
     return None if len(places) == len(list(module.parameters())) else "a parameter stands in two places"
 
 
+def by_image(module: nn.Module) -> bool:
+    """Whether what a network says of an image surely depends on that image alone: every layer is known, and none is a batch norm."""
+    return uncovered(module) is None and not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in _layers(module))
+
+
 def _composed(module: nn.Module) -> Callable[[Pair, Iterator[Moving]], Pair]:
     """The lift of a network; each layer takes its own parameters from the iterator, in the order of `module.parameters()`."""
     if isinstance(module, Residual):

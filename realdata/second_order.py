@@ -12,8 +12,9 @@ Both are exact. Compiled, everything between two contractions is fused; the firs
 seconds, minutes for a ResNet.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 
 from realdata.compiled import each, fused, replayed
 from realdata.lift import Tensors, lifted, uncovered
+from theory.distill.leaves import add
 
 PRODUCTS = ("auto", "fast", "autograd")
 
@@ -112,6 +114,45 @@ def derivatives(module: nn.Module, product: str = "auto", *, compiled: bool = Fa
     if captured:
         gradient, both, mixed = replayed(gradient), replayed(both), replayed(mixed)
     return StepDerivatives(lambda *args: gradient(*args)[0], both, lambda *args: mixed(*args)[0])
+
+
+def in_chunks(step: StepDerivatives, pixels: int) -> StepDerivatives:
+    """The same derivatives from at most so many pixels at a time, for networks that see each image by itself (`realdata.lift.by_image`).
+
+    L = sum_k (n_k / n) L_k over chunks of n_k images, so g, Hc and the parts of Mc add up likewise. On a processor what a chunk makes then
+    stays in its cache from one layer to the next.
+    """
+
+    def chunks(batch: Tensors, p: torch.Tensor | None) -> Iterator[tuple[float, Tensors, torch.Tensor | None]]:
+        n = len(batch[0])
+        rows = -(-n // max(1, -(-n * batch[0][0, 0].numel() // pixels)))
+        parts = zip(*(x.split(rows) for x in batch), strict=True)
+        labels = [None] * -(-n // rows) if p is None else p.split(rows)
+        return ((len(part[0]) / n, part, some) for part, some in zip(parts, labels, strict=True))
+
+    def gradient(theta: Tensors, batch: Tensors, p: torch.Tensor | None) -> Tensors:
+        return _weighted((share, step.gradient(theta, part, some)) for share, part, some in chunks(batch, p))
+
+    def products(theta: Tensors, batch: Tensors, p: torch.Tensor | None, c: Tensors) -> tuple[Tensors, Tensors]:
+        found = [(share, *step.products(theta, part, some, c)) for share, part, some in chunks(batch, p)]
+        return _weighted((share, hc) for share, hc, _ in found), _joined((share, mc) for share, _, mc in found)
+
+    def mixed(theta: Tensors, batch: Tensors, p: torch.Tensor | None, c: Tensors) -> Tensors:
+        return _joined((share, step.mixed(theta, part, some, c)) for share, part, some in chunks(batch, p))
+
+    return StepDerivatives(gradient, products, mixed)
+
+
+def _weighted(parts: Iterable[tuple[float, Tensors]]) -> Tensors:
+    """sum_k share_k x_k."""
+    scaled = [x if share == 1.0 else tuple(share * a for a in x) for share, x in parts]
+    return reduce(add, scaled)
+
+
+def _joined(parts: Iterable[tuple[float, Tensors]]) -> Tensors:
+    """(share_k x_k) for all k, one after the other."""
+    scaled = [x if share == 1.0 else tuple(share * a for a in x) for share, x in parts]
+    return scaled[0] if len(scaled) == 1 else tuple(torch.cat(group) for group in zip(*scaled, strict=True))
 
 
 def summed_loss(module: nn.Module, *, compiled: bool = False, captured: bool = False) -> Callable[..., Tensors]:

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from realdata import bridge
 from realdata.augment import Augment
 from realdata.bridge import Batch, ModuleProblem, Tensors
 from realdata.compiled import compiler_here
-from realdata.lift import uncovered
+from realdata.lift import by_image, uncovered
 from realdata.networks import ACTIVATIONS, NORMS, POOLINGS, ConvNetConfig, Norm, Residual, alexnet, convnet, lenet, mlp, resnet18, vgg11
-from realdata.second_order import derivatives, forward, leaf
+from realdata.second_order import StepDerivatives, derivatives, forward, in_chunks, leaf
 from tests.conformance import InnerProblemConformance, ProblemCase
 from tests.oracles import one_graph, relative_error
 from tests.realdata.test_bridge import CLASSES, batch_of, cross_entropy, jittered, problems
@@ -233,6 +234,55 @@ def test_rows_of_soft_labels_need_not_sum_to_one(rng: np.random.Generator):
     c = along(theta, rng)
     h_c, m_c = problem.second_order(theta, s, xi, c)
     assert relative_error(h_c + m_c, by_double_backward(problem, theta, s, xi, c)) <= 1e-10
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if by_image(FAMILIES[name]())])
+@pytest.mark.parametrize("images", [1, 3, 4, 7])
+def test_in_chunks_nothing_changes(family: str, images: int):
+    """Seven images, at most so many at a time; with fixed labels and with learned ones."""
+    rng, module = np.random.default_rng(7), FAMILIES[family]()
+    whole = derivatives(module)
+    parts = in_chunks(whole, images * SHAPE[1] * SHAPE[2])
+    theta, c = (along(tuple(module.parameters()), rng) for _ in range(2))
+    s = along((torch.zeros(7, *SHAPE), torch.zeros(7, CLASSES)), rng)
+    for batch, p in ((s, None), (s[:1], s[1].softmax(1))):
+        assert relative_error(parts.gradient(theta, batch, p), whole.gradient(theta, batch, p)) <= 1e-12
+        for x, y in zip(parts.products(theta, batch, p, c), whole.products(theta, batch, p, c), strict=True):
+            assert relative_error(x, y) <= 1e-12
+        assert relative_error(parts.mixed(theta, batch, p, c), whole.mixed(theta, batch, p, c)) <= 1e-12
+
+
+def test_a_chunk_has_at_most_so_many_pixels_and_at_least_one_image():
+    seen: list[int] = []
+
+    def gradient(theta: Tensors, batch: Tensors, p: torch.Tensor) -> Tensors:
+        assert len(batch[0]) == len(p)
+        seen.append(len(p))
+        return (batch[0].sum(0) / len(p),)
+
+    step = StepDerivatives(gradient, gradient, gradient)
+    images = torch.arange(12.0).view(12, 1, 1, 1).expand(12, 2, 4, 5)
+    for pixels, expected in ((1, [1] * 12), (20, [1] * 12), (100, [4, 4, 4]), (140, [6, 6]), (239, [6, 6]), (240, [12]), (10**9, [12])):
+        seen.clear()
+        (mean,) = in_chunks(step, pixels).gradient((), (images,), torch.zeros(12))
+        assert seen == expected
+        assert float(mean[0, 0, 0]) == pytest.approx(5.5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_networks_that_look_across_images_are_never_cut(family: str, monkeypatch: pytest.MonkeyPatch):
+    """Batch norm, and what nobody knows the layers of."""
+    module = FAMILIES[family]()
+    crossing = any(isinstance(part, nn.BatchNorm2d) for part in module.modules())
+    assert by_image(module) != crossing
+    assert not by_image(nn.Sequential(module, nn.Softplus()))
+    monkeypatch.setattr(bridge, "PIXELS", 1)
+    problem = ModuleProblem(module, CLASSES, 2, None, Augment("none"), dtype=torch.float64)
+    rng = np.random.default_rng(8)
+    s = along((torch.zeros(6, *SHAPE), torch.zeros(6, CLASSES)), rng)
+    theta, xi = jittered(problem.init(rng), rng), Batch(None, None)
+    c = along(theta, rng)
+    assert relative_error(sum(problem.second_order(theta, s, xi, c), ()), by_double_backward(problem, theta, s, xi, c)) <= 1e-10
 
 
 @pytest.mark.skipif(not compiler_here(torch.device("cpu")), reason="no C++ compiler")
