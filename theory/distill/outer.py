@@ -6,7 +6,9 @@ own running norm:
     e_1 = n_1;  e_k = decay e_{k-1} + (1 - decay) n_k;  g <- g min(1, factor e_k / n_k),   n_k = ||g_k||
 
 (released RaT-BPTT code: decay 0.9, factor 2, the average fed before clipping). Fed as it is, one spike of size n raises the average for
-many steps; so n_k enters the average as min(n_k, spike e_{k-1}), a guard derived here (spike = inf recovers the released rule).
+many steps; so n_k enters the average as min(n_k, spike e_{k-1}), a guard derived here (spike = inf recovers the released rule). An average
+of 0 would hold every later n_k at 0: it counts as none yet, and the next norm starts it. n_k is taken over images and learned labels
+jointly, and both are scaled; the released RaT-BPTT code clips the images alone and leaves the gradient of the labels as it is.
 """
 
 from dataclasses import dataclass
@@ -67,11 +69,11 @@ class NormClip:
             )
 
     def __call__(self, g: Leaves, average: float | None) -> tuple[Leaves, float]:
-        """(clipped g, new average); `average` is None before the first step."""
+        """(clipped g, new average); `average` is None before the first step, and 0 until the first gradient that is not 0."""
         n = norm(g)
         if not n < float("inf"):
             raise Diverged(f"meta-gradient norm is {n}")
-        average = n if average is None else self.decay * average + (1.0 - self.decay) * min(n, self.spike * average)
+        average = n if not average else self.decay * average + (1.0 - self.decay) * min(n, self.spike * average)
         bound = self.factor * average
         return (scale(bound / n, g) if n > bound else g), average
 

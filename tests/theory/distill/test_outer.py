@@ -63,6 +63,16 @@ def test_zero_gradients_pass():
     assert norm(clipped) == average == 0.0
 
 
+@pytest.mark.parametrize("spike", [10.0, math.inf])
+def test_an_average_of_zero_starts_anew(spike):
+    """Norms 0, 0, 1, 1, 1 pass as they are: the average counts from the first norm that is not 0."""
+    clip, average, seen = NormClip(spike=spike), None, []
+    for n in (0.0, 0.0, 1.0, 1.0, 1.0):
+        clipped, average = clip(of_norm(n), average)
+        seen.append((norm(clipped), average))
+    assert seen == [(n, n) for n in (0.0, 0.0, 1.0, 1.0, 1.0)]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("average", [None, 1.0])
 def test_non_finite_gradients_stop_the_run(bad, average):
