@@ -155,12 +155,13 @@ def meta_gradient(
     profile: Profile | None = None,
     carry_out: CarryOut = in_turn,
 ) -> MetaGradient:
-    """Fresh unrolls and their reverse sweeps; window, initialisation, step noise and real batch have their own child seeds.
+    """Fresh unrolls and their reverse sweeps; window, initialisation, step noise and real batch have their own child seeds, those of a
+    fresh spawn(6), and `seed` is left as it is; each start after the first has step noise of its own.
 
     A `window` given takes the place of the policy's, all other draws unchanged: what a truncation leaves out is then the difference.
     `stage` and `profile`, the norms known so far, choose an adaptive window. `carry_out` gives the results of the starts in their order.
     """
-    window_rng, init_rng, noise_rng, real_rng, sketch_rng, after_rng = (np.random.default_rng(child) for child in seed.spawn(6))
+    window_rng, init_rng, noise_rng, real_rng, sketch_rng, after_rng = (np.random.default_rng(_child(seed, k)) for k in range(6))
     if distiller.fixed_starts:
         init_rng = np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=_FIXED))
     policy = distiller.windows
@@ -190,12 +191,17 @@ def meta_gradient(
         return MetaGradient(value, grad_s, chosen, effective, None if adaptive is None else norms, tape.cost + asked)
 
     def works() -> Iterator[Work]:
-        for rng in (sketch_rng, *sketch_rng.spawn(distiller.starts - 1)):
+        each = ((rng, *rng.spawn(distiller.starts - 1)) for rng in (noise_rng, after_rng, sketch_rng))
+        for noise, after, rng in zip(*each, strict=True):
             theta = objective.start(xi) if isinstance(objective, GuidedObjective) else problem.init(init_rng)
-            # Steps beyond the window draw from a generator of their own, so that a profile changes no draw of the next start.
-            yield partial(one, theta, [problem.draw(noise_rng if t < recorded.stop else after_rng) for t in range(steps)], rng)
+            yield partial(one, theta, [problem.draw(noise if t < recorded.stop else after) for t in range(steps)], rng)
 
     return _mean(list(carry_out(works())), s, profile)
+
+
+def _child(seed: np.random.SeedSequence, k: int) -> np.random.SeedSequence:
+    """The k-th child of a fresh spawn; the parent keeps no count of it."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, k), pool_size=seed.pool_size)
 
 
 def _mean(parts: list[MetaGradient], s: Leaves, profile: Profile | None) -> MetaGradient:

@@ -1,7 +1,7 @@
 """The outer loop: continuation bit for bit, seeds, the objective's direct part, named divergence, running average, progress."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -13,13 +13,14 @@ from sims.student import RealSample, Student
 from tests.conformance import ObjectiveCase, ObjectiveConformance
 from tests.oracles import relative_error
 from tests.strategies import optimisers, seeds, smooth_points, windows
+from theory.distill.adaptive import AdaptiveWindow
 from theory.distill.distiller import Distiller, distil, meta_gradient, start
 from theory.distill.inner_optim import SGD, Adam, Momentum
 from theory.distill.leaves import Leaves, add, norm, scale
 from theory.distill.matching import PerformanceMatching
 from theory.distill.outer import NormClip, ema
 from theory.distill.problem import Diverged
-from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow
+from theory.distill.truncation import FixedWindow, FullWindow, RandomWindow, Window
 
 
 def scene(seed):
@@ -85,6 +86,72 @@ def test_record_holds_the_update(seed, decay):
         assert relative_error(record.state.s, add(before, scale(-0.3, g))) < 1e-14
         average, before = ema(average, record.state.s, decay), record.state.s
         assert relative_error(record.state.s_average, average) < 1e-14
+
+
+@dataclass(frozen=True, eq=False)
+class Noted:
+    """A student that keeps the noise of every gradient it is asked for, run by run."""
+
+    inner: Student
+    runs: list = field(default_factory=list)
+
+    def init(self, rng):
+        self.runs.append([])
+        return self.inner.init(rng)
+
+    def draw(self, rng):
+        self.runs[-1].append(self.inner.draw(rng))
+        return self.runs[-1][-1]
+
+    def gradient(self, theta, s, xi):
+        return self.inner.gradient(theta, s, xi)
+
+    def second_order(self, theta, s, xi, c):
+        return self.inner.second_order(theta, s, xi, c)
+
+    def mixed(self, theta, s, xi, c):
+        return self.inner.mixed(theta, s, xi, c)
+
+
+def noises_of(policy, seed, starts, window, profile=None):
+    _, objective, s = scene(0)
+    problem = Noted(Student(3, 8, "gaussian", points=4, batch=2))
+    distiller = Distiller(policy, SGD(0.05), SGD(0.1), starts=starts)
+    meta_gradient(problem, objective, distiller, s, np.random.SeedSequence(seed), window=window, profile=profile)
+    return problem.runs
+
+
+@given(seed=seeds, starts=st.integers(1, 3), stop=st.integers(4, 7))
+def test_a_window_given_leaves_the_noise_of_every_start_as_it_was(seed, starts, stop):
+    """[0, 3) against [0, stop): the first three batches of each start agree, and the starts differ. So with steps beyond the window."""
+    short, long = (noises_of(FullWindow(7), seed, starts, Window(0, k)) for k in (3, stop))
+    assert [len(run) for run in short] == [3] * starts
+    assert [len(run) for run in long] == [stop] * starts
+    for one, other in zip(short, long, strict=True):
+        np.testing.assert_array_equal(one, other[:3])
+    assert len({str(run) for run in long}) == starts
+    beyond = noises_of(AdaptiveWindow(7, 2), seed, starts, Window(0, 3))
+    for one, other in zip(short, beyond, strict=True):
+        np.testing.assert_array_equal(one, other[:3])
+    assert len({str(run[3:]) for run in beyond}) == starts
+
+
+@given(seed=seeds, spawned=st.integers(0, 3))
+def test_the_seed_passed_in_is_left_as_it_is(seed, spawned):
+    """The same object gives the same meta-gradient again: that of a fresh seed, and of its fresh children."""
+    student, objective, s = scene(0)
+    distiller = Distiller(RandomWindow(20, 2), SGD(0.05), SGD(0.1), starts=2)
+    used = np.random.SeedSequence(seed, spawn_key=(3,))
+    used.spawn(spawned)
+    first, again, fresh = (
+        meta_gradient(student, objective, distiller, s, child) for child in (used, used, np.random.SeedSequence(seed, spawn_key=(3,)))
+    )
+    assert used.n_children_spawned == spawned
+    for other in (again, fresh):
+        assert (first.value, first.window) == (other.value, other.window)
+        assert relative_error(first.grad_s, other.grad_s) == 0.0
+    drawn = RandomWindow(20, 2).draw(np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3,)).spawn(6)[0]))
+    assert first.window == drawn
 
 
 def test_without_decay_there_is_no_running_average():

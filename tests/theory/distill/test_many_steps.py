@@ -103,7 +103,7 @@ class TestGradientMatchingAlongARun:
 class TestStarts:
     @given(seed=seeds, starts=st.integers(2, 4), objective=st.sampled_from([PerformanceMatching, GradientMatching]))
     def test_the_meta_gradient_is_the_mean_over_starts(self, seed, starts, objective):
-        """One window and one real batch an outer step; the starts and the noise of their steps follow each other in the draws."""
+        """One window and one real batch an outer step; the starts follow each other in the draws."""
         rng = np.random.default_rng(seed)
         student, real, s = scene(rng)
         objective, inner = objective(real), SGD(0.1)
