@@ -24,6 +24,7 @@ from realdata.config import PRESETS, DistillConfig, as_settings, stored_config
 from sims.lab.files import RunError, toml_text
 from sims.lab.options import options, preset_options
 from tests.realdata.files import write_mnist
+from theory.distill.inner_optim import Adam
 
 pytestmark = pytest.mark.usefixtures("small_mnist")
 COUNTS = {"train": 600, "test": 200}
@@ -207,14 +208,38 @@ def test_at_bptt_goes_on_with_its_stage_and_profile(root: Path, tmp_path: Path, 
     assert torch.allclose(norms, torch.ones(10))
 
 
-def test_overflow_stops_the_run_by_name_and_keeps_the_last_good_state(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    line = refused(command(root, tmp_path / "run", "--outer-lr", "1e38", "--curve-every", "6"), capfd, 1)
-    assert line.startswith("error: outer step 1:")
-    assert "the set after 1 steps is kept" in line
-    assert "--outer-lr" in line
+@pytest.mark.parametrize("project", [False, True])
+def test_an_outer_update_that_overflows_is_blamed_and_the_last_finite_set_kept(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], project: bool
+):
+    """Two good updates, then one at 1e38 times the rate."""
+    step = Adam.step
+
+    def jumping(adam: Adam, theta: Any, slots: Any, t: int, g: Any) -> Any:
+        images = theta[0].shape == (10, 1, 28, 28)
+        return step(replace(adam, lr=1e38) if images and t == 2 else adam, theta, slots, t, g)
+
+    more = ["--curve-every", "6", *(["--project"] if project else [])]
+    main(command(root, tmp_path / "short", *more, "--outer-steps", "2"))
+    monkeypatch.setattr(Adam, "step", jumping)
+    line = refused(command(root, tmp_path / "run", *more), capfd, 1)
+    assert line.startswith("error: outer step 2: outer update diverged: ||S|| = inf after it; lower the outer step size; ")
+    assert "the set after 2 steps is kept in the checkpoint: choose another --out with a lower --outer-lr (now 0.0" in line
+    state, short = (read_checkpoint(tmp_path / name, torch.device("cpu")) for name in ("run", "short"))
+    assert state is not None
+    assert short is not None
+    assert state.outer.step == 2
+    assert torch.equal(state.outer.s[0], short.outer.s[0])
+
+
+def test_an_outer_rate_that_overflows_at_once_is_blamed(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    line = refused(command(root, tmp_path / "run", "--outer-lr", "1e38"), capfd, 1)
+    assert line.startswith("error: outer step 0: outer update diverged: ||S|| = inf")
+    assert "the set after 0 steps is kept" in line
+    assert "--outer-lr (now 1e+38)" in line
     state = read_checkpoint(tmp_path / "run", torch.device("cpu"))
     assert state is not None
-    assert state.outer.step == 1
+    assert state.outer.step == 0
     assert torch.isfinite(state.outer.s[0]).all()
 
 

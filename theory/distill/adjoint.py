@@ -136,9 +136,19 @@ def unroll(
             end = state
     length = norm(state.theta)
     if not length < float("inf"):
-        raise Diverged(f"inner run diverged: ||theta|| = {length} after {steps} steps; lower the inner step size (lr={optimiser.lr})")
+        raise Diverged(f"inner run diverged: {_broken(problem, optimiser, s, theta, noises[:steps])}; lower the inner step size")
     floats = size(theta) * (1 + len(end.slots) + stores) * len(entries)
     return Tape(optimiser, tuple(entries), end, tuple(float(q) ** 0.5 for q in squares), Cost(gradients=steps, stored_floats=floats))
+
+
+def _broken(problem: InnerProblem, optimiser: InnerOptimiser, s: Leaves, theta: Leaves, noises: Sequence[Noise]) -> str:
+    """The first step of a run whose result is not finite, found by running it once more."""
+    slots, done, g = optimiser.init(theta), 0, zeros_like(theta)
+    while norm(theta) < float("inf") and done < len(noises):
+        g = problem.gradient(theta, s, noises[done])
+        theta, slots = optimiser.step(theta, slots, done, g)
+        done += 1
+    return f"||theta|| = {norm(theta)} after {done} of {len(noises)} steps, the last gradient's norm {norm(g)}, lr={optimiser.lr}"
 
 
 def cut(tape: Tape, window: Window) -> Tape:

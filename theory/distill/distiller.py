@@ -261,12 +261,16 @@ def distil(
         yield Record(state.step - 1, meta.value, size, meta.window, state, meta.effective_positions, meta.cost, skipped)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _moved(distiller: Distiller, state: OuterState, g: Leaves) -> OuterState:
-    """The state with S, its slots and all averages one update on."""
+    """The state with S, its slots and all averages one update on; Diverged where S is then not finite."""
     average = state.clip_average
     if distiller.clip is not None:
         g, average = distiller.clip(g, average)
     s, slots = distiller.outer.step(state.s, state.slots, state.step, g)
+    length = norm(s)  # before the projection, which would bring a row that overflowed to 0
+    if not length < float("inf"):
+        raise Diverged(f"outer update diverged: ||S|| = {length} after it; lower the outer step size")
     s = s if distiller.sphere is None else on_sphere(s, distiller.sphere)
     smooth = None if state.s_average is None or distiller.ema_decay is None else ema(state.s_average, s, distiller.ema_decay)
     return replace(state, s=s, slots=slots, clip_average=average, s_average=smooth)

@@ -224,9 +224,10 @@ def test_many_steps_with_one_label_are_a_power_iteration(method):
 @pytest.mark.parametrize(
     ("method", "changes", "words"),
     [
-        ("bptt", {"outer": "sgd", "outer_lr": 1e200}, "outer step 1: inner run diverged"),
-        ("dc", {"outer": "sgd", "outer_lr": 1e200}, "outer step 1: "),
-        ("progressive", {"outer": "sgd", "outer_lr": 1e200}, "outer step 1: inner run diverged"),
+        ("bptt", {"outer": "sgd", "outer_lr": 1e200}, "outer step 0: outer update diverged"),
+        ("bptt", {"outer": "sgd", "outer_lr": 1e100}, "outer step 1: inner run diverged"),
+        ("dc", {"outer": "sgd", "outer_lr": 1e100}, "outer step 1: "),
+        ("progressive", {"outer": "sgd", "outer_lr": 1e100}, "outer step 1: inner run diverged"),
         ("subset", {"inner_lr": 1e100}, "inner run diverged"),
     ],
 )

@@ -232,5 +232,39 @@ def test_a_missing_draw_is_refused():
 @pytest.mark.parametrize("optimiser", [SGD(1e200), Momentum(1e200), Adam(1e308)])
 def test_a_diverging_run_names_its_step_size(optimiser):
     scene = scene_of(np.random.default_rng(0), 8)
-    with pytest.raises(Diverged, match=r"inner run diverged: \|\|theta\|\| = (nan|inf) after 8 steps.*lr=1e"):
+    with pytest.raises(Diverged, match=r"inner run diverged: \|\|theta\|\| = (nan|inf) after 1 of 8 steps.*lr=1e"):
         unroll(scene.student, optimiser, scene.s, scene.theta, scene.noises, Window(0, 8))
+
+
+@dataclass(frozen=True, eq=False)
+class Breaking(Counting):
+    """A student whose gradient is `bad` in the steps whose noise says so."""
+
+    bad: float = np.nan
+
+    def gradient(self, theta, s, xi):
+        g = super().gradient(theta, s, None)
+        return g if xi is None else scale(self.bad, g)
+
+
+@pytest.mark.parametrize("optimiser", [SGD(0.1), Momentum(0.1), Adam(0.1)])
+@pytest.mark.parametrize("step", [0, 2, 4, 6])
+@pytest.mark.parametrize("window", [Window(0, 5), Window(3, 5)])
+def test_the_first_step_that_is_not_finite_is_named(optimiser, step, window):
+    """Steps beyond the window count too; a run that stays finite is not run twice."""
+    scene = scene_of(np.random.default_rng(0), 1)
+    problem = Breaking(scene.student)
+    noises = [None if t != step else "bad" for t in range(8)]
+    with pytest.raises(
+        Diverged, match=rf"^inner run diverged: \|\|theta\|\| = nan after {step + 1} of 8 steps, the last gradient's norm nan"
+    ):
+        unroll(problem, optimiser, scene.s, scene.theta, noises, window, steps=8)
+    assert problem.calls["gradient"] == 8 + step + 1
+    unroll(problem, optimiser, scene.s, scene.theta, [None] * 8, window, steps=8)
+    assert problem.calls["gradient"] == 16 + step + 1
+
+
+def test_a_start_that_is_not_finite_is_named_as_such():
+    scene = scene_of(np.random.default_rng(0), 3)
+    with pytest.raises(Diverged, match=r"= nan after 0 of 3 steps"):
+        unroll(scene.student, SGD(0.1), scene.s, scale(np.nan, scene.theta), scene.noises, Window(0, 3))

@@ -197,13 +197,32 @@ def test_direct_part_is_added(seed):
     assert relative_error(add(anchored, scale(-1.0, plain)), anchor) < 1e-12
 
 
+@pytest.mark.parametrize("sphere", [None, 1.0])
+@pytest.mark.parametrize("bad", [1e200, 1e308])
+def test_an_outer_update_that_overflows_is_named_in_its_own_step(bad, sphere):
+    """Not by the inner run that would start from it, and the state is that before it; a projection hides nothing."""
+    student, objective, s = scene(2)
+    rates = [0.1, bad]
+
+    @dataclass(frozen=True)
+    class Jumping(SGD):
+        def step(self, theta, slots, t, g):
+            return SGD(rates[t]).step(theta, slots, t, g)
+
+    distiller = Distiller(FullWindow(3), SGD(0.1), Jumping(1.0), sphere=sphere)
+    run = distil(student, objective, distiller, start(distiller, s), 0, 5)
+    assert norm(next(run).state.s) < math.inf
+    with pytest.raises(Diverged, match=r"^outer step 1: outer update diverged: \|\|S\|\| = (inf|nan) after it"):
+        next(run)
+
+
 def test_divergence_names_the_outer_step_and_keeps_what_was_done():
     student, objective, s = scene(2)
-    distiller = Distiller(FullWindow(3), SGD(0.1), SGD(1e200))
+    distiller = Distiller(FullWindow(3), SGD(0.1), SGD(1e100))
     run = distil(student, objective, distiller, start(distiller, s), 0, 5)
     record = next(run)
     assert math.isfinite(record.value)
-    with pytest.raises(Diverged, match=r"^outer step 1: inner run diverged"):
+    with pytest.raises(Diverged, match=r"^outer step 1: inner run diverged: .* after [123] of 3 steps"):
         next(run)
 
 

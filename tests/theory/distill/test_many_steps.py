@@ -93,7 +93,7 @@ class TestGradientMatchingAlongARun:
 
     def test_a_non_finite_distance_stops_the_run_and_names_the_step(self):
         student, real, s = scene(np.random.default_rng(0))
-        distiller = Distiller(FullWindow(2), SGD(0.1), SGD(1e200))
+        distiller = Distiller(FullWindow(2), SGD(0.1), SGD(1e100))
         run = distil(student, GradientMatching(real), distiller, start(distiller, s), 0, 5)
         next(run)
         with pytest.raises(Diverged, match=r"^outer step 1: "):
@@ -275,7 +275,7 @@ class TestPhases:
 
     def test_divergence_in_a_stage_is_named(self):
         problems, subsets, real = phased(np.random.default_rng(1))
-        distiller = Distiller(FullWindow(3), SGD(0.1), SGD(1e200))
+        distiller = Distiller(FullWindow(3), SGD(0.1), SGD(1e100))
         with pytest.raises(Diverged, match=r"^outer step 1: inner run diverged"):
             list(distil_in_phases(problems, PerformanceMatching(real), distiller, subsets, 0, 2))
 
