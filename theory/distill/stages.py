@@ -9,6 +9,11 @@ The rule is that of AT-BPTT (Li et al., arXiv:2510.04838): M = 1.5 points and X 
 Y = 1/24 are those of the released code at 600 epochs. Derived here: which accuracy is measured, shares rounded up and counters compared
 with >=, so that a flat accuracy passes through every stage whatever the total. An outer loop without classes may feed any score on the
 scale of the thresholds.
+
+A deviation of ours: M and N are gains from one outer epoch to the next in the paper and the released code, here from one measurement to
+the next, whatever lies between. Where a measurement spans k epochs, an accuracy gains about k times as much between two of them, so it
+counts as slow less often and the stages come later than by the rule; where it spans a part of one, they come earlier. M and N are options
+(early_gain, middle_gain): k M and k N ask for the same mean gain an epoch.
 """
 
 import math
