@@ -84,7 +84,8 @@ class AdaptiveConfig:
     stage: str = "clock"
     """Stages move by the clock, or it is one that stays: early, middle or late."""
     early_gain: float = 1.5
-    """Points of held-out accuracy; slower measurements count towards the middle stage."""
+    """Points of held-out accuracy from one measurement to the next (every curve_every updates, where the paper means one outer epoch); a
+    smaller gain counts towards the middle stage. Where a measurement spans several epochs, raise it by their number."""
     middle_gain: float = 1.0
     """The same towards the late stage."""
     early_share: float = 0.05
@@ -98,6 +99,27 @@ class AdaptiveConfig:
         one_of(PLACEMENTS, placement=self.placement)
         one_of(PROFILES, profile=self.profile)
         one_of(STAGES, stage=self.stage)
+
+
+@dataclass(frozen=True)
+class SketchConfig:
+    """How a low-rank Hessian is made, where `hessian_rank` asks for one, and how long it serves."""
+
+    oversample: int = 4
+    """Test vectors beyond the rank."""
+    power: int = 2
+    """Power iterations, each of rank + oversample Hessian-vector products."""
+    max_age: int = 20
+    """Inner steps that one sketch serves; 1 makes one at every step, with that step's own warp and batch."""
+    max_drift: float = 0.2
+    """Change of the parameters that ends it before, as a share of their norm when it was made."""
+
+    def __post_init__(self) -> None:
+        self.of_rank(0)
+
+    def of_rank(self, rank: int) -> LowRankHessian:
+        """The stand-in of that rank."""
+        return LowRankHessian(rank, self.oversample, self.power, self.max_age, self.max_drift)
 
 
 @dataclass(frozen=True)
@@ -184,6 +206,7 @@ class DistillConfig:
     trajectory: TrajectoryConfig = field(default_factory=TrajectoryConfig)
     hessian_rank: int | None = None
     """Rank of a low-rank Hessian in the reverse sweep; exact by default, 0 leaves curvature out."""
+    sketch: SketchConfig = field(default_factory=SketchConfig)
     inner: str = "adam"
     """Optimiser of training on the set: sgd, momentum or adam."""
     inner_lr: float = 1e-3
@@ -303,7 +326,7 @@ class DistillConfig:
     def hessian(self) -> LowRankHessian | None:
         """The stand-in for the Hessian, None for the exact sweep; for tesla there is no curvature at all."""
         rank = 0 if self.method == "tesla" else self.hessian_rank
-        return None if rank is None else LowRankHessian(rank)
+        return None if rank is None else self.sketch.of_rank(rank)
 
     def judging(self, lr: float) -> tuple[InnerOptimiser, int]:
         """(optimiser, steps) of the networks that measure a set whose step size is `lr`."""

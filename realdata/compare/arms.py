@@ -42,6 +42,10 @@ ARMS: dict[str, Arm] = {
     "position": Arm("at-bptt with d = 0: the place alone", lambda c, rank: _adaptive(c, spread=0)),
     "window": Arm("at-bptt held in its middle stage: the length alone", lambda c, rank: _adaptive(c, stage="middle")),
     "low-rank": Arm("rat-bptt with a low-rank Hessian", lambda c, rank: replace(c, method="rat-bptt", hessian_rank=rank)),
+    "low-rank-fresh": Arm(
+        "rat-bptt with a low-rank Hessian made anew at every step",
+        lambda c, rank: replace(c, method="rat-bptt", hessian_rank=rank, sketch=replace(c.sketch, max_age=1)),
+    ),
     "rank-0": Arm("rat-bptt without curvature", lambda c, rank: replace(c, method="rat-bptt", hessian_rank=0)),
     "at-sharp": Arm("at-bptt at a third of the temperature", lambda c, rank: _adaptive(c, temperature=c.adaptive.temperature / 3)),
     "at-even": Arm("at-bptt at three times the temperature", lambda c, rank: _adaptive(c, temperature=c.adaptive.temperature * 3)),

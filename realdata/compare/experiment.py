@@ -49,8 +49,8 @@ class Comparison:
     """Which arms are compared, how often, and how their sets are judged."""
 
     arms: tuple[str, ...] = ("rat-bptt", "t-bptt", "at-bptt")
-    """The first is what the others are held against: bptt, t-bptt, rat-bptt, rat-lengths, at-bptt, position, window, low-rank, rank-0,
-    at-bptt-low-rank; at-sharp, at-even, at-norms, at-range, at-sigmoid, at-start, at-current."""
+    """The first is what the others are held against: bptt, t-bptt, rat-bptt, rat-lengths, at-bptt, position, window, low-rank,
+    low-rank-fresh, rank-0, at-bptt-low-rank; at-sharp, at-even, at-norms, at-range, at-sigmoid, at-start, at-current."""
     seeds: int = 5
     """Runs an arm, from the seeds seed, seed + 1, .."""
     equal: tuple[str, ...] = EQUAL

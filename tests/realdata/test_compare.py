@@ -56,6 +56,7 @@ def test_arms_differ_in_what_they_say_and_in_nothing_else(config: DistillConfig,
         "position": replace(adaptive, spread=0),
         "window": adaptive,
         "low-rank": random,
+        "low-rank-fresh": random,
         "rank-0": random,
         "at-bptt-low-rank": adaptive,
         "at-sharp": replace(adaptive, temperature=1 / 3),
@@ -68,11 +69,13 @@ def test_arms_differ_in_what_they_say_and_in_nothing_else(config: DistillConfig,
     }
     assert {name: c.windows() for name, c in made.items()} == expected
     ranks = {name: c.hessian() for name, c in made.items()}
-    assert {name: h.rank for name, h in ranks.items() if h} == {"low-rank": rank, "rank-0": 0, "at-bptt-low-rank": rank}
+    ages = {"low-rank": (rank, 20), "low-rank-fresh": (rank, 1), "rank-0": (0, 20), "at-bptt-low-rank": (rank, 20)}
+    assert {name: (h.rank, h.max_age) for name, h in ranks.items() if h} == ages
     assert {name for name, c in made.items() if c.clock()} == {"position", *(name for name in ARMS if name.startswith("at-"))}
     assert {name for name, c in made.items() if c.first_stage is not Stage.EARLY} == {"window"}
     for c in made.values():
-        same = replace(c, method=config.method, adaptive=config.adaptive, seed=0, hessian_rank=None, window_spread=0)
+        own = {"adaptive": config.adaptive, "sketch": config.sketch}
+        same = replace(c, method=config.method, seed=0, hessian_rank=None, window_spread=0, **own)
         assert same == config
 
 

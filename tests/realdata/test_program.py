@@ -24,6 +24,7 @@ from realdata.config import PRESETS, DistillConfig, as_settings, stored_config
 from sims.lab.files import RunError, toml_text
 from sims.lab.options import options, preset_options
 from tests.realdata.files import write_mnist
+from theory.distill.curvature import LowRankHessian
 from theory.distill.inner_optim import Adam
 
 pytestmark = pytest.mark.usefixtures("small_mnist")
@@ -270,7 +271,7 @@ def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixtur
         (["--ipc", "1000", "--init", "real"], "ipc=1000"),
         (["--ipc", "2", "--batch-per-class", "3"], "batch_per_class=3"),
         (["--method", "magic"], "unknown method 'magic'"),
-        (["--preset", "fast"], "unknown preset 'fast': choose one of"),
+        (["--preset", "fast"], "unknown preset 'fast' of distill: choose one of"),
         (["--real-batch", "601"], "real_batch=601"),
         (["--network.depth", "9"], "depth 9 halves 28x28 images to nothing"),
         (["--network.norm", "spectral"], "unknown norm 'spectral'"),
@@ -280,6 +281,8 @@ def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixtur
         ([*AT, "--outer-steps", "4"], "total=2 with patiences 1 and 1"),
         ([*AT, "--adaptive.profile", "probe"], "unknown profile 'probe'"),
         (["--hessian-rank", "-1"], "rank=-1"),
+        (["--sketch.max-age", "0"], "max_age=0"),
+        (["--sketch.max-drift", "nan"], "max_drift=nan"),
         (["--chunk", "0"], "chunk=0"),
         (["--seed", "-1"], "seed=-1"),
         (["--starts", "0"], "starts=0"),
@@ -329,6 +332,16 @@ def test_every_preset_is_a_valid_configuration_that_stores_and_returns(preset: s
     assert config != DistillConfig(config.dataset)
     # What is written beside the set reads back as the same configuration.
     assert stored_config(tomllib.loads(toml_text(as_settings(config))), preset) == config
+
+
+def test_the_sketch_of_a_low_rank_hessian_is_told_by_its_options_and_older_runs_have_the_default_one():
+    words = ["--dataset", "mnist", "--hessian-rank", "3", "--sketch.oversample", "1", "--sketch.power", "0", "--sketch.max-age", "5"]
+    config = tyro.cli(DistillConfig, args=[*words, "--sketch.max-drift", "0.5"], console_outputs=False)
+    assert config.hessian() == LowRankHessian(3, 1, 0, 5, 0.5)
+    settings = tomllib.loads(toml_text(as_settings(config)))
+    assert stored_config(settings, "here") == config
+    assert settings.pop("sketch") == {"oversample": 1, "power": 0, "max_age": 5, "max_drift": 0.5}
+    assert stored_config(settings, "here").hessian() == LowRankHessian(3)
 
 
 def test_settings_become_options_and_unknown_ones_are_refused():
