@@ -113,10 +113,13 @@ def one_graph(
     noises: Sequence[Any],
     start: int,
     stop: int,
+    *,
+    curvature: bool = True,
 ) -> OneGraph:
     """Runs `start` steps, detaches the state, then differentiates objective(theta_stop, S) through one graph of the rest.
 
-    The run starts with zero slots; `noises` are the same draws that the sweep replays.
+    The run starts with zero slots; `noises` are the same draws that the sweep replays. Without `curvature` g is taken at a theta cut off
+    from the graph, a function of S alone.
     """
     s_leaf = detached(to_torch(s))
     log_lr = torch.tensor(float(optimiser.lr), dtype=torch.float64).log().requires_grad_()
@@ -127,7 +130,8 @@ def one_graph(
         if t <= start:
             window_start = state = detached(state)
             slots = tuple(detached(slot) for slot in slots)
-        g = torch.autograd.grad(loss(state, s_leaf, noises[t]), state, create_graph=True)
+        at = state if curvature else detached(state)
+        g = torch.autograd.grad(loss(at, s_leaf, noises[t]), at, create_graph=True)
         state, slots = optimiser_step(optimiser, log_lr.exp(), state, slots, t, g)
     value = objective(state, s_leaf)
     grads = torch.autograd.grad(value, (*s_leaf, log_lr, *window_start))

@@ -22,7 +22,7 @@ from tests.oracles import one_graph, relative_error
 from tests.realdata.test_bridge import CLASSES, batch_of, cross_entropy, jittered, problems
 from tests.strategies import generators
 from theory.distill.adjoint import sweep, unroll
-from theory.distill.inner_optim import SGD, Momentum
+from theory.distill.inner_optim import SGD, Adam, InnerOptimiser, Momentum
 from theory.distill.truncation import Window
 
 SHAPE = (2, 16, 16)
@@ -98,21 +98,29 @@ def test_products_are_the_transpose_of_forward_over_reverse(family: str):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("optimiser", [SGD(0.05), Momentum(0.05)], ids=["sgd", "momentum"])
-def test_meta_gradient_is_that_of_one_graph(family: str, optimiser: SGD | Momentum):
-    """Learned labels, sub-batches, warps replayed."""
+@pytest.mark.parametrize("optimiser", [SGD(0.05), Momentum(0.05), Adam(0.01)], ids=["sgd", "momentum", "adam"])
+def test_meta_gradient_is_that_of_one_graph(family: str, optimiser: InnerOptimiser):
+    """Learned labels, sub-batches, warps replayed; judged by a loss on other images.
+
+    A bias before instance or batch norm moves no output, so its gradient is rounding, on which Adam's step has slope 1 / eps = 1e8. An
+    objective that looks at theta itself, as the distance to a target does, pulls on it, and either side is then good to 1e-9 only. The
+    last instance norms of ResNet-18 see 2 x 2 pixels of a 16 x 16 image, of width 1 mostly equal ones, where moving S by 1e-15 moves the
+    meta-gradient by up to 1e-7 of its norm; of a 32 x 32 image they see 4 x 4, and it moves by 1e-13.
+    """
     rng, module = np.random.default_rng(2), FAMILIES[family]()
+    shape = (2, 32, 32) if family == "resnet18-instance" else SHAPE
     problem = ModuleProblem(module, CLASSES, 3, None, Augment("flip-rotate"), 2, dtype=torch.float64)
-    s = along((torch.zeros(9, *SHAPE), torch.zeros(9, CLASSES)), rng)
+    s = along((torch.zeros(9, *shape), torch.zeros(9, CLASSES)), rng)
     theta, noises, window = jittered(problem.init(rng), rng), [problem.draw(rng) for _ in range(4)], Window(1, 4)
-    target = along(theta, rng)
+    images, labels = torch.from_numpy(rng.standard_normal((5, *shape))), torch.from_numpy(rng.integers(0, CLASSES, 5))
 
     def objective(theta: Tensors, s: Tensors) -> torch.Tensor:
-        return sum(((p - q) ** 2).sum() for p, q in zip(theta, target, strict=True)) + 0.0 * sum(leaf.sum() for leaf in s)  # type: ignore[return-value]
+        return cross_entropy(forward(module, theta, images), labels) + 0.0 * sum(leaf.sum() for leaf in s)
 
     reference = one_graph(partial(loss_of, problem), objective, optimiser, s, theta, noises, window.start, window.stop)
     tape = unroll(problem, optimiser, s, theta, noises, window)
-    swept = sweep(problem, optimiser, s, tape, tuple(2.0 * (p - q) for p, q in zip(tape.end.theta, target, strict=True)))
+    end = leaf(tape.end.theta)
+    swept = sweep(problem, optimiser, s, tape, torch.autograd.grad(objective(end, s), end))
     assert relative_error(swept.grad_s, reference.grad_s) <= 1e-10
     assert relative_error(swept.lam, reference.lam) <= 1e-10
 

@@ -1,6 +1,6 @@
 """The low-rank Hessian: recovery of symmetric matrices, the two ends of its rank in the sweep, its refreshes and what they cost."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.oracles import relative_error, to_numpy
 from tests.strategies import OPTIMISERS, generators, normal_like, optimisers, windows
-from tests.theory.distill.test_adjoint import Counting, end_cotangent, scene_of
+from tests.theory.distill.test_adjoint import Counting, end_cotangent, scene_of, tame_optimisers
 from theory.distill.adjoint import sweep, unroll
 from theory.distill.curvature import LowRankHessian, Sketch
 from theory.distill.inner_optim import SGD, Adam
@@ -17,9 +17,6 @@ from theory.distill.leaves import axpy, dot, flatten, norm, scale, size, unflatt
 from theory.distill.truncation import Window
 
 EXACT = {"max_age": 1}  # a sketch at every step
-
-# A dead unit's row of H is 0, and of its sketch 0 up to rounding, which Adam's step turns into 1 / eps as much.
-tame_optimisers = optimisers.map(lambda o: replace(o, eps=1e-4) if isinstance(o, Adam) else o)
 
 
 def spectrum_and_vectors(rng, p):
