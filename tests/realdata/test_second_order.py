@@ -104,8 +104,8 @@ def test_meta_gradient_is_that_of_one_graph(family: str, optimiser: InnerOptimis
 
     A bias before instance or batch norm moves no output, so its gradient is rounding, on which Adam's step has slope 1 / eps = 1e8. An
     objective that looks at theta itself, as the distance to a target does, pulls on it, and either side is then good to 1e-9 only. The
-    last instance norms of ResNet-18 see 2 x 2 pixels of a 16 x 16 image, of width 1 mostly equal ones, where moving S by 1e-15 moves the
-    meta-gradient by up to 1e-7 of its norm; of a 32 x 32 image they see 4 x 4, and it moves by 1e-13.
+    last instance norms of ResNet-18 see 2 x 2 pixels of a 16 x 16 image, whose variance falls to 1e-3, and divide by its root: moving S by
+    1e-15 moves the meta-gradient by up to 1e-7 of its norm. Of a 32 x 32 image they see 4 x 4, of variance 0.04, and it moves by 1e-13.
     """
     rng, module = np.random.default_rng(2), FAMILIES[family]()
     shape = (2, 32, 32) if family == "resnet18-instance" else SHAPE
