@@ -11,10 +11,10 @@ from tyro.conf import Positional, arg, subcommand
 from realdata import compare, data, distill, evaluate, exchange, experts, nas, plan, trajectories
 from realdata.artefact import read_set
 from realdata.cells import with_cell
-from realdata.config import PRESETS, DistillConfig, Runtime
+from realdata.config import PRESETS, DistillConfig
 from realdata.evaluate import Evaluation
 from realdata.experts.quality import Quality
-from realdata.machine import device_named
+from realdata.machine import Runtime, device_named
 from realdata.preprocess import PUBLISHED
 from realdata.ranks import joined
 from realdata.subspace import experiment

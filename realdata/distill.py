@@ -28,10 +28,10 @@ from realdata import figures, trajectory
 from realdata.artefact import FOLDER, DistilledSet, write_set
 from realdata.bridge import Tensors
 from realdata.checkpoint import DAMAGE, CurvePoint, RunState, read_checkpoint, write_checkpoint
-from realdata.config import DistillConfig, Runtime, as_settings
+from realdata.config import DistillConfig, as_settings
 from realdata.data import cache_folder
 from realdata.experts import StoredExperts
-from realdata.machine import arithmetic, set_up
+from realdata.machine import Runtime, arithmetic, set_up
 from realdata.parity import tested
 from realdata.preprocess import Transform, fit, read_transform
 from realdata.protocol import accuracy, train

@@ -28,8 +28,8 @@ from realdata import data
 from realdata.artefact import DistilledSet, find_set, read_set
 from realdata.baselines import DETERMINISTIC, Baseline, baselines
 from realdata.bridge import ModuleProblem, Tensors
-from realdata.config import Runtime, as_settings
-from realdata.machine import set_up
+from realdata.config import as_settings
+from realdata.machine import Runtime, set_up
 from realdata.networks import NETWORKS, network, parameter_count
 from realdata.protocol import Protocol, Result, Shelf, Trained, judge, stored_floats, train_arm
 from realdata.streaming import Labelled, on_device, on_host

@@ -6,11 +6,42 @@ tf32      TensorFloat-32 on a GPU's tensor cores: factors rounded to 11 signific
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
-from realdata.config import Runtime
+from realdata.checks import at_least, one_of
 from sims.lab.files import RunError
+
+PRECISIONS = ("float32", "tf32")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a run works; nothing here changes what it computes, save that sums round differently on other devices, threads and
+    chunks, compiled and at another precision, and that batch norm takes the statistics of a chunk of real images.
+    """
+
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    threads: int = 0
+    """Processor threads; 0 leaves it to PyTorch."""
+    chunk: int = 64
+    """Real images worked on at a time (64 suits a processor, 500 a GPU), and the share of one process under torchrun; with batch
+    norm part of what a distillation is: stored in its folder, and the same whenever it goes on."""
+    compiled: bool = False
+    """Compile the training step, its second-order product and the loss on real images: some minutes at the start, then faster steps (a
+    C++ compiler is needed)."""
+    precision: str = "float32"
+    """Of convolutions and matrix products: float32, or tf32 (a GPU's tensor cores, inputs rounded to 11 bits) in distill, compare and
+    plan, where each run is first tested against float32."""
+    checkpoint_every: int = 10
+    """Updates between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        at_least(0, threads=self.threads)
+        at_least(1, chunk=self.chunk, checkpoint_every=self.checkpoint_every)
+        one_of(PRECISIONS, precision=self.precision)
 
 
 def device_named(name: str) -> torch.device:

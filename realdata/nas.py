@@ -29,10 +29,9 @@ from realdata.artefact import DistilledSet, find_set, read_set
 from realdata.baselines import random_rows
 from realdata.bridge import ModuleProblem, RealImages, Tensors
 from realdata.checks import at_least, positive
-from realdata.config import Runtime
 from realdata.experts import Recipe
 from realdata.experts.training import Trainer
-from realdata.machine import set_up
+from realdata.machine import Runtime, set_up
 from realdata.networks import ConvNetConfig, convnet
 from realdata.protocol import accuracy, train
 from realdata.streaming import Labelled, on_device

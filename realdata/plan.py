@@ -28,9 +28,9 @@ import numpy as np
 import torch
 
 from realdata import distill
-from realdata.config import DistillConfig, Runtime
+from realdata.config import DistillConfig
 from realdata.data import cache_folder
-from realdata.machine import set_up
+from realdata.machine import Runtime, set_up
 from realdata.preprocess import ZCA, Transform, fit
 from realdata.protocol import accuracy
 from realdata.steps import read_steps

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from realdata.bridge import Batch, RealImages, Tensors, fresh_parameters
-from realdata.config import Runtime
 from realdata.data import cache_folder
 from realdata.experts.quality import HELD_OUT, Quality, report, rows_of
 from realdata.experts.recipe import Recipe, as_settings, data_digest, folder, key
@@ -39,7 +38,7 @@ from realdata.experts.shards import (
     write_snapshot,
     write_under_way,
 )
-from realdata.machine import set_up
+from realdata.machine import Runtime, set_up
 from realdata.preprocess import fit
 from realdata.streaming import on_device
 from realdata.task import augmentation, stream, training_split

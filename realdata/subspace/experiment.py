@@ -16,9 +16,9 @@ from torch import nn
 from realdata import data
 from realdata.artefact import DistilledSet, read_set
 from realdata.baselines import random_images
-from realdata.config import DistillConfig, Runtime
+from realdata.config import DistillConfig
 from realdata.evaluate import seal
-from realdata.machine import set_up
+from realdata.machine import Runtime, set_up
 from realdata.preprocess import Transform, fit
 from realdata.subspace import report
 from realdata.subspace.coordinates import refuse_large

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from realdata import data, figures
-from realdata.config import Runtime
-from realdata.machine import set_up
+from realdata.machine import Runtime, set_up
 from realdata.trajectories import plots
 from realdata.trajectories import report as words
 from realdata.trajectories.errors import Retraced, Retracing, reach, retraced

@@ -31,8 +31,7 @@ from realdata.augment import Augment
 from realdata.bridge import ModuleProblem, RealImages, Tensors
 from realdata.compare.probe import peak_bytes
 from realdata.compiled import compiled_optimiser, compiler_here
-from realdata.config import PRECISIONS
-from realdata.machine import arithmetic, device_named
+from realdata.machine import PRECISIONS, arithmetic, device_named
 from realdata.networks import ConvNetConfig, convnet
 from sims.lab.report import markdown_table, number
 from tests.benchmarks.test_second_order import interleaved, now

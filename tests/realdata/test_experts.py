@@ -22,13 +22,13 @@ from realdata import data
 from realdata.__main__ import main
 from realdata.augment import Augment
 from realdata.bridge import RealImages, Tensors
-from realdata.config import Runtime
 from realdata.experts import FlatConfig, Recipe, open_experts
 from realdata.experts import run as run_experts
 from realdata.experts.quality import Quality, mean_loss, measure
 from realdata.experts.recipe import folder, key
 from realdata.experts.shards import RESUME, read_snapshot, shard_path, write_snapshot
 from realdata.experts.training import Trainer
+from realdata.machine import Runtime
 from realdata.networks import ConvNetConfig
 from realdata.second_order import forward
 from sims.lab.artefact import sealed

@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from realdata import distill, machine, parity
-from realdata.config import DistillConfig, Runtime
-from realdata.machine import arithmetic, set_up
+from realdata.config import DistillConfig
+from realdata.machine import Runtime, arithmetic, set_up
 from realdata.networks import ConvNetConfig
 from realdata.parity import BOUND, Parity
 from realdata.preprocess import fit

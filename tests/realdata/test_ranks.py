@@ -129,7 +129,8 @@ def test_a_lost_rank_ends_in_one_line_and_the_run_goes_on_without_it(images: Pat
 
 
 @pytest.mark.parametrize(
-    ("more", "status", "word"), [(["--real-batch", "1000"], 2, "real_batch=1000"), (["--outer-lr", "1e38"], 1, "outer update diverged: ||S|| = inf")]
+    ("more", "status", "word"),
+    [(["--real-batch", "1000"], 2, "real_batch=1000"), (["--outer-lr", "1e38"], 1, "outer update diverged: ||S|| = inf")],
 )
 def test_errors_are_said_once(images: Path, tmp_path: Path, more: list[str], status: int, word: str):
     found = ranks(2, command(images, tmp_path / "run", "--curve-every", "4", *more), tmp_path)

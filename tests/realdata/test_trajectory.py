@@ -20,11 +20,11 @@ from realdata.artefact import read_set
 from realdata.augment import Augment
 from realdata.bridge import Batch, ModuleProblem, RealImages, Tensors
 from realdata.checkpoint import RunState, read_checkpoint
-from realdata.config import Runtime
 from realdata.experts import FlatConfig, Recipe, StoredExperts, open_experts
 from realdata.experts import run as run_experts
 from realdata.experts.quality import Quality
 from realdata.gradient_matching import ClassGradients
+from realdata.machine import Runtime
 from realdata.networks import ConvNetConfig, convnet
 from realdata.second_order import forward
 from realdata.trajectory import SHARED, understood
