@@ -271,7 +271,7 @@ def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixtur
         (["--ipc", "1000", "--init", "real"], "ipc=1000"),
         (["--ipc", "2", "--batch-per-class", "3"], "batch_per_class=3"),
         (["--method", "magic"], "unknown method 'magic'"),
-        (["--preset", "fast"], "unknown preset 'fast' of distill: choose one of"),
+        (["--preset", "fast"], "unknown preset 'fast': choose one of"),
         (["--real-batch", "601"], "real_batch=601"),
         (["--network.depth", "9"], "depth 9 halves 28x28 images to nothing"),
         (["--network.norm", "spectral"], "unknown norm 'spectral'"),
