@@ -159,7 +159,7 @@ class RealImages:
     """Mean cross-entropy on a drawn real batch, as a RealLoss; worked off `chunk` images at a time, so memory does not grow with the batch.
 
     images (n, channels, height, width), indexed by rows, and labels (n,) int64 on the device; `batch` rows are drawn without replacement.
-    On a CPU small chunks (64) stay in cache and are also the fastest. Batch norm takes the statistics of the chunk it sees. Chunks go round
+    On a CPU small chunks (32) stay in cache and are also the fastest. Batch norm takes the statistics of the chunk it sees. Chunks go round
     the `ranks` that share the run; their gradients are added in the order of the chunks. `compiled`: as for a ModuleProblem, for chunks
     of full size (each other size would be compiled by itself).
     """
@@ -169,7 +169,7 @@ class RealImages:
     labels: torch.Tensor
     batch: int
     augment: Augment
-    chunk: int = 64
+    chunk: int = 32
     ranks: Ranks = ALONE
     compiled: bool = False
     whole: Callable[..., Tensors] = field(init=False, repr=False)

@@ -68,7 +68,8 @@ def run(
     load = partial(_loaded, config, root, experts, device, finished)
     config, split, stored = ranks.first_does(load) or load()  # the first decodes and fits, the others find it done
     free = ("trajectory.recipe",) if finished else ()  # a finished run does not look at its experts again
-    backend = ", ".join([f"torch: {device}", *([f"{ranks.count} ranks"] if ranks.count > 1 else []), runtime.precision])
+    unusual = [f"{ranks.count} ranks"] * (ranks.count > 1) + [runtime.precision] * (runtime.precision != "float32")
+    backend = ", ".join([f"torch: {device}", *unusual])
     with ExitStack() as held:
         open_ = partial(RunFolder.open, out, resume=resume, free=free, backend=backend, seed=config.seed)
         folder = ranks.first_does(lambda: held.enter_context(open_(_settings(config, runtime, out))))

@@ -26,8 +26,8 @@ class Runtime:
     """auto, cpu or cuda."""
     threads: int = 0
     """Processor threads; 0 leaves it to PyTorch."""
-    chunk: int = 64
-    """Real images worked on at a time (64 suits a processor, 500 a GPU), and the share of one process under torchrun; with batch
+    chunk: int = 32
+    """Real images worked on at a time (32 suit a processor, 500 a GPU), and the share of one process under torchrun; with batch
     norm part of what a distillation is: stored in its folder, and the same whenever it goes on."""
     compiled: bool = False
     """Compile the training step, its second-order product and the loss on real images: some minutes at the start, then faster steps (a
