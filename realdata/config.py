@@ -171,6 +171,8 @@ class DistillConfig:
     """T: longest unroll of training on the set."""
     window: int = 60
     """M: differentiated steps of an unroll (all T for bptt, on average for at-bptt)."""
+    window_start: int | None = None
+    """t-bptt: the plain steps before its window; by default the window is the last steps."""
     window_spread: int = 0
     """rat-bptt: the window's length is drawn too, uniform within so many steps of `window`."""
     adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig)
@@ -280,7 +282,9 @@ class DistillConfig:
             case "at-bptt":
                 a = self.adaptive
                 return AdaptiveWindow(self.horizon, self.window, a.spread, a.temperature, a.scores, a.change, a.placement, a.profile)
-        return (FixedWindow if self.method == "t-bptt" else RandomWindow)(self.horizon, self.window)
+            case "t-bptt":
+                return FixedWindow(self.horizon, self.window, self.window_start)
+        return RandomWindow(self.horizon, self.window)
 
     def clock(self) -> StageClock | None:
         """The stages of at-bptt, moved by the measurements of the learning curve; None where there are none or one stays."""

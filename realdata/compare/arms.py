@@ -32,7 +32,7 @@ def _adaptive(c: DistillConfig, **changes: object) -> DistillConfig:
 
 ARMS: dict[str, Arm] = {
     "bptt": Arm("all T steps", lambda c, rank: replace(c, method="bptt")),
-    "t-bptt": Arm("the last M steps, a fixed start", lambda c, rank: replace(c, method="t-bptt")),
+    "t-bptt": Arm("M steps with a fixed start", lambda c, rank: replace(c, method="t-bptt")),
     "rat-bptt": Arm("M steps at a random place", lambda c, rank: replace(c, method="rat-bptt")),
     "rat-lengths": Arm(
         "M - d to M + d steps at random, at a random place",

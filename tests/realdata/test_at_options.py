@@ -24,7 +24,7 @@ from theory.distill.inner_optim import SGD, Adam
 from theory.distill.patches import Aligned, alignment
 from theory.distill.patches import split as split_in
 from theory.distill.stages import Stage
-from theory.distill.truncation import Window
+from theory.distill.truncation import FixedWindow, Window
 
 CPU = torch.device("cpu")
 CLASSES, SHAPE = 5, (1, 4, 4)
@@ -137,6 +137,14 @@ class TestPatches:
     def test_what_does_not_fit_the_data_set_is_refused(self, changes: dict, words: str):
         with pytest.raises(RunError, match=words):
             replace(self.config, **changes)
+
+
+def test_a_fixed_window_starts_where_it_is_asked_to():
+    config = DistillConfig("mnist", method="t-bptt", horizon=30, window=12)
+    assert config.windows() == FixedWindow(30, 12)
+    assert replace(config, window_start=5).windows().draw(np.random.default_rng(0)) == Window(5, 17)
+    with pytest.raises(ValueError, match="start=19"):
+        replace(config, window_start=19)
 
 
 def test_by_patch_a_run_moves_one_place_an_update():
