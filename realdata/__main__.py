@@ -223,6 +223,8 @@ def main(words: list[str] | None = None) -> None:
             print(f"experts: {place}")
         case Distill():
             config = command.config
+            if config.window_start is not None and config.method != "t-bptt":
+                raise RunError(f"the start of a window is fixed in t-bptt alone: method={config.method}, leave out --window-start")
             out = command.out or Path("results") / f"{config.dataset}-{config.method}-ipc{config.ipc}"
             root = command.root or data.default_root(config.dataset)
             with joined(command.runtime.device, config.inner_runs) as ranks:

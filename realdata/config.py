@@ -233,6 +233,8 @@ class DistillConfig:
             raise RunError(f"the weight of the alignment must be >= 0 and finite: alignment={self.alignment}")
         if self.alignment and not self.method.endswith("bptt"):
             raise RunError(f"the alignment of patches goes with the bptt methods: alignment={self.alignment}, method={self.method}")
+        if self.by_patch and self.project:
+            raise RunError("--project scales whole images at every update, --by-patch moves a part of them: leave one out")
         if self.by_patch and not self.method.endswith("bptt"):
             raise RunError(f"images are moved patch by patch by the bptt methods: method={self.method}, leave out --by-patch")
         if self.patches < 1 or ((self.alignment or self.by_patch) and any(side % self.patches for side in known.shape[1:])):

@@ -42,10 +42,10 @@ from realdata.trajectory import chosen_experts
 from sims.lab.artefact import SUMS, sealed
 from sims.lab.files import RunError
 from sims.lab.progress import Bar, Silent, progress
-from sims.lab.run import RunFolder, stored_config
+from sims.lab.run import RunFolder, flat, stored_config
 from theory.distill.distiller import Record, distil, meta_gradient, observed, start
 from theory.distill.problem import Diverged, GuidedObjective
-from theory.distill.truncation import Window
+from theory.distill.truncation import FullWindow
 
 TRANSFORM = "transform.safetensors"
 PARITY = "parity.json"
@@ -67,7 +67,7 @@ def run(
     finished = ranks.told((out / FOLDER / SUMS).is_file)
     load = partial(_loaded, config, root, experts, device, finished)
     config, split, stored = ranks.first_does(load) or load()  # the first decodes and fits, the others find it done
-    free = ("trajectory.recipe",) if finished else ()  # a finished run does not look at its experts again
+    free = (*_grown(config, out), *(["trajectory.recipe"] if finished else []))  # a finished run does not look at its experts again
     unusual = [f"{ranks.count} ranks"] * (ranks.count > 1) + [runtime.precision] * (runtime.precision != "float32")
     backend = ", ".join([f"torch: {device}", *unusual])
     with ExitStack() as held:
@@ -78,7 +78,7 @@ def run(
         transform = ranks.told(lambda: _transform(config, split, folder))
         made = partial(_task, config, split, transform, device, stored, runtime.chunk)
         if runtime.precision != "float32":
-            found = tested(made(), config.seed, runtime.precision)
+            found = ranks.told(lambda: tested(made(), config.seed, runtime.precision))
             if folder is not None:
                 folder.write(PARITY, json.dumps(dataclasses.asdict(found), indent=1) + "\n")
             held.enter_context(arithmetic(runtime.precision))
@@ -121,10 +121,11 @@ def _task(
 
 
 def _compiled_beforehand(task: Task) -> None:
-    """One short meta-gradient, thrown away: no outer step's time has compiling in it."""
+    """The meta-gradient of one step, thrown away: no outer step's time has compiling in it."""
+    short = replace(task.distiller, windows=FullWindow(1), starts=1)
     objective = task.objective.at(0) if isinstance(task.objective, GuidedObjective) else task.objective
     with suppress(Diverged):  # the run itself will tell
-        meta_gradient(task.problem, objective, task.distiller, task.first, np.random.SeedSequence(0), window=Window(0, 1))
+        meta_gradient(task.problem, objective, short, task.first, np.random.SeedSequence(0))
 
 
 def _settings(config: DistillConfig, runtime: Runtime, out: Path) -> dict[str, Any]:
@@ -134,6 +135,14 @@ def _settings(config: DistillConfig, runtime: Runtime, out: Path) -> dict[str, A
         return settings
     older = (out / "config.toml").is_file() and "chunk" not in stored_config(out)
     return settings if older else settings | {"chunk": runtime.chunk}
+
+
+def _grown(config: DistillConfig, out: Path) -> list[str]:
+    """Settings at their defaults that the run in `out` was begun without: options that came later."""
+    if not (out / "config.toml").is_file():
+        return []
+    old, now, default = (flat(x) for x in (stored_config(out), as_settings(config), as_settings(DistillConfig(config.dataset))))
+    return [name for name, value in now.items() if name not in old and value is not None and value == default[name]]
 
 
 def _loaded(

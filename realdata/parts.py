@@ -124,15 +124,27 @@ def pack(folder: Path, out: Path, largest: int = 56) -> list[dict[str, Any]]:
     if any(out.iterdir()):
         raise RunError(f"{out} is not empty: choose a new folder for the parts")
     cut = _Cut(out, largest * MIB)
+    try:
+        _packed(folder, files, cut)
+        index = cut.end()
+    except BaseException as error:
+        for part in out.iterdir():
+            part.unlink()
+        if isinstance(error, OSError):  # of a file that is read; what is written says what is wrong itself
+            raise RunError(f"{folder} cannot be read to its end ({error}): nothing is packed") from error
+        raise
+    atomic_write(out / INDEX, json.dumps(index, indent=1) + "\n")
+    return index
+
+
+def _packed(folder: Path, files: list[Path], cut: "_Cut") -> None:
+    """The files as one stream into the cut."""
     with tarfile.open(fileobj=cut, mode="w|", format=tarfile.PAX_FORMAT) as archive:
         for path in files:
             entry = tarfile.TarInfo(path.relative_to(folder).as_posix())
             entry.size, entry.mode = path.stat().st_size, 0o644
             with path.open("rb") as file:
                 archive.addfile(entry, file)
-    index = cut.end()
-    atomic_write(out / INDEX, json.dumps(index, indent=1) + "\n")
-    return index
 
 
 def _checked(parts: Path) -> list[Path]:
@@ -168,7 +180,10 @@ def join(parts: Path, out: Path) -> int:
     if out.exists():
         raise RunError(f"{out} is there already: choose a new folder for the files")
     make_folder(out.parent)
-    place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    try:
+        place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise file_error(error, out) from error
     try:
         place.chmod(0o755)
         count = 0

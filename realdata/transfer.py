@@ -1,7 +1,8 @@
 """What crosses from the host to a device without the host waiting for it.
 
 A plain copy to a GPU waits until all that was asked of the GPU before is done, so one drawn warp a step would leave no step prepared ahead.
-The source of a copy without waiting must not change before it is read; pageable memory, which this is, is read before the call returns.
+The source of a copy without waiting must not change before it is read. These arrays lie in pageable memory, which the driver stages before
+the call returns, and nothing writes to them afterwards.
 """
 
 import numpy as np

@@ -20,6 +20,7 @@ from realdata.distill import Runtime
 from realdata.machine import set_up
 from realdata.steps import read_steps
 from realdata.task import check, training_split
+from sims.lab.files import RunError
 from sims.lab.progress import progress
 from sims.lab.report import terminal_table
 from sims.lab.run import RunFolder
@@ -32,8 +33,13 @@ def run(shared: DistillConfig, comparison: Comparison, root: Path, out: Path, ru
     refuse_what_arms_set(shared)
     device = set_up(runtime, tested=True)
     split = training_split(shared, str(root))
-    for arm in comparison.arms:
-        check(arm_config(arm, shared, shared.seed, comparison.rank), split)  # a refused setting must not leave a folder behind
+    made: dict[DistillConfig, str] = {}
+    for arm in comparison.arms:  # a refused setting must not leave a folder behind
+        config = arm_config(arm, shared, shared.seed, comparison.rank)
+        check(config, split)
+        if config in made:
+            raise RunError(f"under these settings {made[config]} and {arm} are the same: leave one out, or change what they share")
+        made[config] = arm
     settings = {"shared": as_settings(shared), "comparison": dataclasses.asdict(comparison)}
     with RunFolder.open(out, settings, resume=resume, free=FREE, backend=f"torch: {device}", seed=shared.seed) as folder:
         done = carry_out(shared, comparison, root, out, runtime)

@@ -113,10 +113,9 @@ def entries(shared: DistillConfig, comparison: Comparison, out: Path, equal: str
 
 
 def steps_in_equal_time(shared: DistillConfig, arms: tuple[str, ...], seconds: dict[str, list[float]]) -> dict[str, int]:
-    """K_arm of the arms that need runs of their own, from the seconds of each arm's runs of K steps."""
+    """K_arm, from the seconds of each arm's runs of K steps."""
     typical = {arm: float(np.median(values)) for arm, values in seconds.items()}
-    wanted = {arm: max(1, round(shared.outer_steps * typical[arms[0]] / typical[arm])) for arm in arms}
-    return {arm: count for arm, count in wanted.items() if count != shared.outer_steps}
+    return {arm: max(1, round(shared.outer_steps * typical[arms[0]] / typical[arm])) for arm in arms}
 
 
 def seconds_of(place: Path) -> float:
@@ -134,27 +133,25 @@ def carry_out(shared: DistillConfig, comparison: Comparison, root: Path, out: Pa
         )
     if "time" not in comparison.equal:
         return done
-    steps, refused = _admitted(shared, comparison, _in_equal_time(shared, done, out))
+    wanted = _in_equal_time(shared, done, out)
+    steps, refused = _admitted(shared, comparison, {arm: count for arm, count in wanted.items() if count != shared.outer_steps})
     again = _distilled(entries(shared, comparison, out, "time", steps), root, runtime)
-    same = [replace(e, equal="time") for e in done.entries if e.arm not in {*steps, *refused}]
-    return Done([*done.entries, *again.entries, *same], done.left_out | again.left_out | refused_at("time", refused))
-
-
-def refused_at(equal: str, words: dict[str, str]) -> dict[tuple[str, str], str]:
-    """The reasons by arm, under (equal, arm)."""
-    return {(equal, arm): why for arm, why in words.items()}
+    same = [replace(e, equal="time") for e in done.entries if wanted[e.arm] == shared.outer_steps]
+    return Done([*done.entries, *again.entries, *same], done.left_out | again.left_out | refused)
 
 
 def _in_equal_time(shared: DistillConfig, done: Done, out: Path) -> dict[str, int]:
-    """K_arm as stored, or from the runs at equal steps."""
+    """K_arm of every sound arm: as stored, else from the runs at equal steps."""
     place, arms = out / EQUAL_TIME, tuple(dict.fromkeys(e.arm for e in done.entries))
-    if not place.exists():
+    stored: dict[str, int] = json.loads(place.read_text()) if place.exists() else {}
+    if set(arms) - set(stored):
         seconds = {arm: [seconds_of(e.place) for e in done.entries if e.arm == arm] for arm in arms}
-        atomic_write(place, json.dumps(steps_in_equal_time(shared, arms, seconds), indent=1) + "\n")
-    return {arm: count for arm, count in json.loads(place.read_text()).items() if arm in arms}
+        stored = steps_in_equal_time(shared, arms, seconds) | stored
+        atomic_write(place, json.dumps(stored, indent=1) + "\n")
+    return {arm: stored[arm] for arm in arms}
 
 
-def _admitted(shared: DistillConfig, comparison: Comparison, steps: dict[str, int]) -> tuple[dict[str, int], dict[str, str]]:
+def _admitted(shared: DistillConfig, comparison: Comparison, steps: dict[str, int]) -> tuple[dict[str, int], dict[tuple[str, str], str]]:
     """The arms whose settings allow for so many steps, and why the others do not."""
     good, refused = dict(steps), {}
     for arm, count in steps.items():
@@ -162,7 +159,7 @@ def _admitted(shared: DistillConfig, comparison: Comparison, steps: dict[str, in
             list(entries(shared, comparison, Path(), "time", {arm: count}))
         except (RunError, ValueError) as error:
             del good[arm]
-            refused[arm] = f"would make {count} outer steps in that time: {error}"
+            refused["time", arm] = f"would make {count} outer steps in that time: {error}"
     return good, refused
 
 
@@ -170,13 +167,17 @@ def _distilled(planned: Iterable[Entry], root: Path, runtime: Runtime) -> Done:
     planned = list(planned)
     began, waiting = time.monotonic(), [entry for entry in planned if not entry.finished and entry.fault is None]
     for k, entry in enumerate(waiting):
+        if any(e.fault for e in planned if e.arm == entry.arm):
+            continue
         left = "" if k == 0 else f", {duration((time.monotonic() - began) / k * (len(waiting) - k))} left for those at equal {entry.equal}"
         print(f"run {k + 1} of {len(waiting)}: {entry.arm}, seed {entry.seed}, {entry.config.outer_steps} steps{left}", file=sys.stderr)
         try:
             distill.run(entry.config, root, entry.place, runtime)
         except Diverged as error:
             atomic_write(entry.place / DIVERGED, f"{error}\n")
-            print(f"{entry.arm}, seed {entry.seed} is left out: {error}", file=sys.stderr)
+            print(f"{entry.arm} is left out, it diverged with seed {entry.seed}: {error}", file=sys.stderr)
+            if entry.equal == "steps" and entry.arm == planned[0].arm:
+                break  # nothing is left to hold the others against
     lost = {(e.equal, e.arm): f"diverged with seed {e.seed}: {e.fault}" for e in reversed(planned) if e.fault is not None}
     return Done([e for e in planned if (e.equal, e.arm) not in lost], lost)
 

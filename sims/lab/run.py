@@ -169,7 +169,7 @@ def _take_lock(path: Path) -> int:
 
 
 def _refuse_other(path: Path, asked: dict[str, Any], free: Collection[str]) -> None:
-    old, new = _flat(stored_config(path)), _flat(asked)
+    old, new = flat(stored_config(path)), flat(asked)
     different = [name for name in sorted(old.keys() | new.keys()) if name not in free and old.get(name) != new.get(name)]
     if different:
         shown = ", ".join(f"{name} = {_word(old, name)} there, {_word(new, name)} asked" for name in different[:3])
@@ -181,11 +181,12 @@ def _word(config: Mapping[str, Any], name: str) -> str:
     return repr(config[name]) if name in config else "unset"
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"network": {"width": 3}} -> {"network.width": 3}: settings by their dotted names."""
+    found: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def _record_environment(path: Path, record: dict[str, Any]) -> None:

@@ -84,11 +84,11 @@ def test_equal_time_is_that_of_the_first_arm_to_half_a_step(seconds: list[list[f
     arms = tuple("abcd"[: len(seconds)])
     config = DistillConfig("mnist", outer_steps=steps)
     found = steps_in_equal_time(config, arms, dict(zip(arms, seconds, strict=True)))
-    assert arms[0] not in found, "the first arm has its time already"
+    assert found[arms[0]] == steps
     budget = np.median(seconds[0])
     for arm, own in zip(arms, seconds, strict=True):
         step = np.median(own) / steps
-        assert abs(found.get(arm, steps) * step - budget) <= 0.5001 * step or found[arm] == 1
+        assert abs(found[arm] * step - budget) <= 0.5001 * step or found[arm] == 1
 
 
 def test_intervals_are_those_of_normal_theory():
@@ -245,12 +245,39 @@ def test_an_arm_that_diverges_is_left_out_with_its_reason_and_the_others_go_on(
     assert "rat-bptt, which the others are held against, diverged with seed 0" in capfd.readouterr().err
 
 
+def test_an_arm_that_is_sound_for_fewer_seeds_gets_its_own_time(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It diverged with one of two seeds; asked again with the other alone, its steps in equal time are not those at equal steps."""
+    original = distill.run
+
+    def run(config: DistillConfig, root: Path, out: Path, *more: Any) -> Path:
+        if out.name == "bptt-1":
+            out.mkdir(parents=True)
+            _diverge()
+        return original(config, root, out, *more)
+
+    monkeypatch.setattr(experiment.distill, "run", run)
+    monkeypatch.setattr(experiment, "seconds_of", lambda place: 3.0 if place.name.startswith("bptt") else 1.0)
+    words = command(root, tmp_path / "out", "--arms", "rat-bptt", "bptt")
+    main(words)
+    main([*words, "--seeds", "1"])
+    found = {(x["arm"], x["equal"]): x for x in json.loads((tmp_path / "out" / "summary.json").read_text())["arms"]}
+    assert found["bptt", "time"]["outer_steps"] == 2
+    assert found["bptt", "steps"]["outer_steps"] == 6
+
+
+def test_arms_that_are_the_same_under_the_shared_settings_are_refused(root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(command(root, tmp_path / "out", "--arms", "at-bptt", "at-norms", "--adaptive.scores", "norms"))
+    assert "at-bptt and at-norms are the same" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def _diverge() -> None:
     raise Diverged("outer step 0: objective inf")
 
 
 def test_an_arm_too_slow_for_its_stages_in_equal_time_is_left_out_there_alone(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(experiment, "steps_in_equal_time", lambda shared, arms, seconds: {"at-bptt": 1})
+    monkeypatch.setattr(experiment, "steps_in_equal_time", lambda shared, arms, seconds: {"rat-bptt": 6, "at-bptt": 1})
     main(command(root, tmp_path / "out"))
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [(x["arm"], x["equal"]) for x in summary["arms"]] == [("rat-bptt", "steps"), ("at-bptt", "steps"), ("rat-bptt", "time")]

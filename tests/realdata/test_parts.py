@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,24 @@ def test_links_are_not_left_out_silently(tmp_path: Path):
     with pytest.raises(RunError, match="b is a link"):
         pack(tmp_path / "set", tmp_path / "parts")
     assert not (tmp_path / "parts").exists()
+
+
+def test_what_cannot_be_read_or_written_is_said_in_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    place = packed(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot use"):
+        join(place, tmp_path / "file" / "out")
+    original = Path.open
+
+    def failing(path: Path, *mode: str) -> Any:
+        if path.name == "c":
+            raise OSError("input/output error")
+        return original(path, *mode)
+
+    monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(RunError, match="cannot be read to its end"):
+        pack(tmp_path / "set", tmp_path / "again", 1)
+    assert list((tmp_path / "again").iterdir()) == []
 
 
 def test_nothing_is_written_over(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from torch._dynamo.utils import counters
 
 from realdata import data, distill
 from realdata.__main__ import Distill, main
 from realdata.artefact import read_set
 from realdata.checkpoint import FILE, read_checkpoint
+from realdata.compiled import compiler_here
 from realdata.config import PRESETS, DistillConfig, as_settings, stored_config
 from sims.lab.files import RunError, toml_text
 from sims.lab.options import options, preset_options
@@ -166,6 +169,36 @@ def test_interrupted_and_run_again(
     assert results(tmp_path / "run") == results(finished)
 
 
+def test_a_run_begun_before_an_option_came_goes_on_at_its_default(
+    root: Path, tmp_path: Path, finished: Path, capfd: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "distilled")
+    older = tomllib.loads((out / "config.toml").read_text())
+    del older["by_patch"], older["sketch"]
+    (out / "config.toml").write_text(toml_text(older))
+    assert "by_patch = unset there, True asked" in refused(command(root, out, "--by-patch"), capfd)
+    main(command(root, out))
+    assert results(out) == results(finished)
+
+
+@pytest.mark.skipif(not compiler_here(torch.device("cpu")), reason="no C++ compiler")
+def test_nothing_is_compiled_in_a_step_that_is_timed(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original, graphs = distill._loop, []
+
+    def loop(*arguments: Any) -> Any:
+        graphs.append(counters["stats"]["unique_graphs"])
+        state = original(*arguments)
+        graphs.append(counters["stats"]["unique_graphs"])
+        return state
+
+    monkeypatch.setattr(distill, "_loop", loop)
+    before = counters["stats"]["unique_graphs"]
+    main(command(root, tmp_path / "run", "--compiled", "--chunk", "16"))
+    assert before < graphs[0] == graphs[1]
+
+
 AT = ["--method", "at-bptt", "--adaptive.spread", "1", "--adaptive.early-gain", "100", "--adaptive.middle-gain", "100"]
 
 
@@ -278,6 +311,8 @@ def test_data_verify_tells_good_from_bad(root: Path, capfd: pytest.CaptureFixtur
         (["--outer-lr", "nan"], "outer_lr=nan"),
         (["--device", "abacus"], "no device 'abacus'"),
         (["--method", "at-bptt"], "base=2, spread=10, horizon=4"),
+        (["--window-start", "1"], "leave out --window-start"),
+        (["--by-patch", "--project"], "leave one out"),
         ([*AT, "--outer-steps", "4"], "total=2 with patiences 1 and 1"),
         ([*AT, "--adaptive.profile", "probe"], "unknown profile 'probe'"),
         (["--hessian-rank", "-1"], "rank=-1"),
