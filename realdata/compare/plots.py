@@ -28,9 +28,10 @@ def comparison(found: Sequence[Mapping[str, Any]], title: str) -> Figure:
     figure = Figure(figsize=(11.0, 3.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     arms = list(dict.fromkeys(x["arm"] for x in found))
-    for k, equal in enumerate(dict.fromkeys(x["equal"] for x in found)):
+    kinds = list(dict.fromkeys(x["equal"] for x in found))
+    for k, equal in enumerate(kinds):
         rows = [x for x in found if x["equal"] == equal]
-        places = np.array([arms.index(x["arm"]) for x in rows]) + 0.22 * (k - 0.5)
+        places = np.array([arms.index(x["arm"]) for x in rows]) + 0.22 * (k - (len(kinds) - 1) / 2)
         means = np.array([x["test_mean"] for x in rows])
         ends = np.array([x["test_interval"] or (x["test_mean"],) * 2 for x in rows])
         left.errorbar(places, means, np.abs(ends.T - means), fmt="o", ms=4, capsize=2, color=COLOURS[equal], label=f"equal {equal}")
