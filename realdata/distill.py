@@ -43,8 +43,8 @@ from sims.lab.artefact import SUMS, sealed
 from sims.lab.files import RunError
 from sims.lab.progress import Bar, Silent, progress
 from sims.lab.run import RunFolder, flat, stored_config
-from theory.distill.distiller import Record, distil, meta_gradient, observed, start
-from theory.distill.problem import Diverged, GuidedObjective
+from theory.distill.distiller import Record, asked_at, distil, meta_gradient, observed, start
+from theory.distill.problem import Diverged
 from theory.distill.truncation import FullWindow
 
 TRANSFORM = "transform.safetensors"
@@ -123,9 +123,8 @@ def _task(
 def _compiled_beforehand(task: Task) -> None:
     """The meta-gradient of one step, thrown away: no outer step's time has compiling in it."""
     short = replace(task.distiller, windows=FullWindow(1), starts=1)
-    objective = task.objective.at(0) if isinstance(task.objective, GuidedObjective) else task.objective
     with suppress(Diverged):  # the run itself will tell
-        meta_gradient(task.problem, objective, short, task.first, np.random.SeedSequence(0))
+        meta_gradient(task.problem, asked_at(task.objective, 0), short, task.first, np.random.SeedSequence(0))
 
 
 def _settings(config: DistillConfig, runtime: Runtime, out: Path) -> dict[str, Any]:

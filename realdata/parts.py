@@ -11,10 +11,8 @@ makes no links and leaves the folder complete or not at all; empty folders are l
 import hashlib
 import io
 import json
-import shutil
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ from tyro.conf import Positional, subcommand
 
 from realdata.checks import at_least
 from realdata.data.files import DataError
-from sims.lab.files import RunError, atomic_write, file_error, make_folder
+from sims.lab.files import RunError, atomic_write, make_folder, whole_folder
 from sims.lab.options import parse_words
 from sims.lab.run import main_guard
 
@@ -168,38 +166,24 @@ def _checked(parts: Path) -> list[Path]:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks(path):
-        digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def join(parts: Path, out: Path) -> int:
     """Unpacks the parts into the new folder `out`; the number of its files."""
-    paths = _checked(parts)
+    paths, count = _checked(parts), 0
     if out.exists():
         raise RunError(f"{out} is there already: choose a new folder for the files")
-    make_folder(out.parent)
     try:
-        place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise file_error(error, out) from error
-    try:
-        place.chmod(0o755)
-        count = 0
-        with tarfile.open(fileobj=io.BufferedReader(_Joined(paths), MIB), mode="r|") as archive:
+        with whole_folder(out) as place, tarfile.open(fileobj=io.BufferedReader(_Joined(paths), MIB), mode="r|") as archive:
             for entry in archive:
                 if not entry.isreg():
                     raise DataError(f"{parts} holds {entry.name!r}, which is no regular file: nothing is unpacked")
                 archive.extract(entry, place, filter="data")
                 count += 1
-        place.rename(out)
     except tarfile.TarError as error:
         raise DataError(f"{parts} holds no folder that can be unpacked ({error})") from error
-    except OSError as error:
-        raise file_error(error, out) from error
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
     return count
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from realdata.compiled import each, fused, replayed
 from realdata.lift import Tensors, lifted, uncovered
-from theory.distill.leaves import add
+from theory.distill.leaves import add, scale
 
 PRODUCTS = ("auto", "fast", "autograd")
 
@@ -143,16 +143,19 @@ def in_chunks(step: StepDerivatives, pixels: int) -> StepDerivatives:
     return StepDerivatives(gradient, products, mixed)
 
 
+def _scaled(parts: Iterable[tuple[float, Tensors]]) -> list[Tensors]:
+    """share_k x_k for all k."""
+    return [x if share == 1.0 else scale(share, x) for share, x in parts]
+
+
 def _weighted(parts: Iterable[tuple[float, Tensors]]) -> Tensors:
     """sum_k share_k x_k."""
-    scaled = [x if share == 1.0 else tuple(share * a for a in x) for share, x in parts]
-    return reduce(add, scaled)
+    return reduce(add, _scaled(parts))
 
 
 def _joined(parts: Iterable[tuple[float, Tensors]]) -> Tensors:
-    """(share_k x_k) for all k, one after the other."""
-    scaled = [x if share == 1.0 else tuple(share * a for a in x) for share, x in parts]
-    return scaled[0] if len(scaled) == 1 else tuple(torch.cat(group) for group in zip(*scaled, strict=True))
+    """share_k x_k for all k, one after the other."""
+    return tuple(torch.cat(group) for group in zip(*_scaled(parts), strict=True))
 
 
 def summed_loss(module: nn.Module, *, compiled: bool = False, captured: bool = False) -> Callable[..., Tensors]:

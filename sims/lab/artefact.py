@@ -10,8 +10,6 @@ its checksum in its own header.
 
 import hashlib
 import os
-import shutil
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +20,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from sims.lab.files import RunError, atomic_write, file_error, make_folder, toml_text
+from sims.lab.files import RunError, atomic_write, toml_text, whole_folder
 
 SUMS = "SHA256SUMS"
 CARD = "card.md"
@@ -67,28 +65,10 @@ def write_artefact(
     content = _content(tensors, card, config, images or {})
     if folder.exists() and not (replace and (folder / SUMS).is_file()):
         raise RunError(f"{folder} exists already: choose another place for the distilled set")
-    make_folder(folder.parent)
-    try:
-        building = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    except OSError as error:
-        raise file_error(error, folder) from error
-    try:
+    with whole_folder(folder) as building:
         for name, data in content.items():
             atomic_write(building / name, data)
         atomic_write(building / SUMS, sums(content))
-        building.chmod(0o755)
-        if folder.exists():
-            old = folder.with_name(f".{folder.name}.old.tmp")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            building.rename(folder)
-            shutil.rmtree(old)
-        else:
-            building.rename(folder)
-    except OSError as error:
-        raise file_error(error, folder) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 

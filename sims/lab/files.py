@@ -7,7 +7,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,33 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | str) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise file_error(error, path) from error
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill under a temporary name; where the block ends well it takes `path`, and a folder that lies there goes with that.
+
+    Raises RunError where the place does not allow it, or for an operating-system error of the block; nothing new is left then.
+    """
+    make_folder(path.parent)
+    building = None
+    try:
+        building = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        yield building
+        building.chmod(0o755)
+        if path.exists():
+            old = path.with_name(f".{path.name}.old.tmp")
+            shutil.rmtree(old, ignore_errors=True)
+            path.rename(old)
+            building.rename(path)
+            shutil.rmtree(old)
+        else:
+            building.rename(path)
+    except OSError as error:
+        raise file_error(error, path) from error
+    finally:
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
 
 
 def make_folder(path: Path) -> None:

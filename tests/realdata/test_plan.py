@@ -27,7 +27,7 @@ from realdata.plan import peak_memory
 main(sys.argv[1:])
 print(peak_memory())
 """
-LARGE = "--method bptt --horizon 40 --network.width 192 --outer-steps 4 --curve-every 4 --curve-networks 1"
+LARGE = "--method bptt --horizon 40 --network.width 256 --outer-steps 4 --curve-every 4 --curve-networks 1"
 
 
 def test_memory_lies_within_a_quarter_of_what_a_run_takes_beyond_the_program(tmp_path: Path):
@@ -45,7 +45,7 @@ def test_memory_lies_within_a_quarter_of_what_a_run_takes_beyond_the_program(tmp
     place = tmp_path / "plan.json"
     words = [sys.executable, "-m", "realdata", "plan", *shared, *LARGE.split(), "--json", str(place)]
     subprocess.run(words, check=True, capture_output=True, env=env)
-    assert run - program > 1.5e8, "of which a quarter is more than what two runs differ by"
+    assert run - program > 2e8, "of which a quarter is more than what two runs differ by"
     assert json.loads(place.read_text())["memory"] - program == pytest.approx(run - program, rel=0.25)
 
 

@@ -234,6 +234,11 @@ def value_and_gradient(
     return value, (*grad, swept.grad_log_lr) if distiller.learn_step else grad, swept.cost
 
 
+def asked_at(objective: Objective | PathObjective, step: int) -> Objective | PathObjective:
+    """The objective in its form at an outer step."""
+    return objective.at(step) if isinstance(objective, GuidedObjective) else objective
+
+
 def distil(
     problem: InnerProblem,
     objective: Objective | PathObjective,
@@ -245,7 +250,7 @@ def distil(
 ) -> Iterator[Record]:
     """Yields one Record a step until state.step reaches `steps`; raises Diverged, naming the step, on NaN or Inf."""
     while state.step < steps:
-        asked = objective.at(state.step) if isinstance(objective, GuidedObjective) else objective
+        asked = asked_at(objective, state.step)
         try:
             child = np.random.SeedSequence(seed, spawn_key=(state.step,))
             known = {"stage": state.stage.stage, "profile": state.profile}
