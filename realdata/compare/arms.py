@@ -3,7 +3,7 @@
     T  horizon, M  window, d  adaptive.spread;  an exact reverse sweep unless a rank is told
     first three   what AT-BPTT is held against;  position, window, low-rank: one of its three parts each, on top of RaT-BPTT
     rat-lengths   control of the window's length (random instead of adaptive);  rank-0: control of the low-rank Hessian (none at all)
-    at-..         at-bptt with one of its open constants moved from the default: what chose them (preset choices)
+    at-..         at-bptt with one of its open constants moved from the default (preset choices)
 
 Sources: RaT-BPTT and the fixed window of its released scripts, Feng, Vedantam, Kempe, arXiv:2311.07025; AT-BPTT, Li et al.,
 arXiv:2510.04838. The controls are ours.

@@ -16,8 +16,7 @@ from realdata.compare.arms import arm_config, refuse_what_arms_set
 from realdata.compare.experiment import Bench, Comparison, Entry, carry_out
 from realdata.compare.report import ArmResult
 from realdata.config import DistillConfig, as_settings
-from realdata.distill import Runtime
-from realdata.machine import set_up
+from realdata.machine import Runtime, set_up
 from realdata.steps import read_steps
 from realdata.task import check, training_split
 from sims.lab.files import RunError

@@ -28,7 +28,7 @@ from realdata.checks import at_least, one_of
 from realdata.compare.arms import ARMS, arm_config
 from realdata.compare.probe import probe
 from realdata.config import DistillConfig
-from realdata.distill import Runtime
+from realdata.machine import Runtime
 from realdata.protocol import Protocol, judge, train_arm
 from realdata.steps import read_steps
 from realdata.task import Split, hard_labels, on_device, stream, training_problem

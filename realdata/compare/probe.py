@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from realdata.artefact import read_set
 from realdata.checkpoint import read_checkpoint
 from realdata.config import DistillConfig
-from realdata.distill import Runtime
+from realdata.machine import Runtime
 from realdata.task import Split, build
 from sims.lab.files import RunError
 from theory.distill.distiller import Distiller, MetaGradient, OuterState, meta_gradient, start
